@@ -1,0 +1,3 @@
+module github.com/vitrine-vmi/vitrine
+
+go 1.26
