@@ -1,0 +1,179 @@
+package vitrine
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/vitrine-vmi/vitrine/arch"
+)
+
+// AddressSpace is a guest's virtual memory as one set of page tables maps it.
+// Its methods may be called concurrently.
+//
+// Translations are cached until Invalidate. A running guest changes its page
+// tables at any time, so a reader that meets something torn calls Invalidate
+// before it tries again; the address space of a process is best made anew for
+// each question.
+type AddressSpace struct {
+	g    *Guest
+	mode arch.PagingMode
+	root arch.GPA
+	tlb  [tlbSize]atomic.Pointer[translation]
+}
+
+// tlbSize is a power of two: the cache is direct-mapped by page number.
+const tlbSize = 1024
+
+type translation struct {
+	page arch.GVA // 4 KiB page, whatever the size of the mapping
+	addr arch.GPA
+}
+
+// AddressSpace returns the virtual memory that the page tables at root map.
+func (g *Guest) AddressSpace(mode arch.PagingMode, root arch.GPA) *AddressSpace {
+	return &AddressSpace{g: g, mode: mode, root: root}
+}
+
+// Guest returns the guest that the address space belongs to.
+func (as *AddressSpace) Guest() *Guest { return as.g }
+
+// Mode returns the page-table format.
+func (as *AddressSpace) Mode() arch.PagingMode { return as.mode }
+
+// Root returns the physical address of the top page table.
+func (as *AddressSpace) Root() arch.GPA { return as.root }
+
+// Invalidate forgets every cached translation.
+func (as *AddressSpace) Invalidate() {
+	for i := range as.tlb {
+		as.tlb[i].Store(nil)
+	}
+}
+
+// Translate returns the physical address of va, from the cache where it can.
+// It returns a *FaultError when va is not mapped.
+func (as *AddressSpace) Translate(va arch.GVA) (arch.GPA, error) {
+	page := va.Page()
+	slot := &as.tlb[uint64(page)/arch.PageSize%tlbSize]
+	if t := slot.Load(); t != nil && t.page == page {
+		return t.addr + arch.GPA(va-page), nil
+	}
+	m, err := as.Walk(va)
+	if err != nil {
+		return 0, err
+	}
+	slot.Store(&translation{page: page, addr: m.Addr.Page()})
+	return m.Addr, nil
+}
+
+// Walk translates va by the page tables themselves and tells the page's size
+// and permissions too. It returns a *FaultError when va is not mapped.
+func (as *AddressSpace) Walk(va arch.GVA) (arch.Mapping, error) {
+	return arch.Walk(as.g, as.mode, as.root, va)
+}
+
+// Read fills p from va. It returns how many bytes it filled; fewer than len(p)
+// comes with an error: a *FaultError where a page is not mapped, a
+// *PhysicalError where it is mapped to something that is not RAM.
+func (as *AddressSpace) Read(p []byte, va arch.GVA) (int, error) {
+	done := 0
+	for done < len(p) {
+		at := va + arch.GVA(done)
+		n := min(len(p)-done, int(arch.PageSize-at%arch.PageSize))
+		pa, err := as.Translate(at)
+		if err != nil {
+			return done, err
+		}
+		m, err := as.g.ReadPhysical(p[done:done+n], pa)
+		done += m
+		if err != nil {
+			return done, fmt.Errorf("read %v: %w", at, err)
+		}
+	}
+	return done, nil
+}
+
+// Write stores p at va: data, never code. It ignores page permissions. After
+// an error a first part of p may have been written.
+func (as *AddressSpace) Write(p []byte, va arch.GVA) error {
+	for done := 0; done < len(p); {
+		at := va + arch.GVA(done)
+		n := min(len(p)-done, int(arch.PageSize-at%arch.PageSize))
+		pa, err := as.Translate(at)
+		if err != nil {
+			return err
+		}
+		if err := as.g.WritePhysical(p[done:done+n], pa); err != nil {
+			return fmt.Errorf("write %v: %w", at, err)
+		}
+		done += n
+	}
+	return nil
+}
+
+// ReadUint8 reads one byte.
+func (as *AddressSpace) ReadUint8(va arch.GVA) (uint8, error) {
+	v, err := as.readUint(va, 1)
+	return uint8(v), err
+}
+
+// ReadUint16 reads a little-endian 16-bit number.
+func (as *AddressSpace) ReadUint16(va arch.GVA) (uint16, error) {
+	v, err := as.readUint(va, 2)
+	return uint16(v), err
+}
+
+// ReadUint32 reads a little-endian 32-bit number.
+func (as *AddressSpace) ReadUint32(va arch.GVA) (uint32, error) {
+	v, err := as.readUint(va, 4)
+	return uint32(v), err
+}
+
+// ReadUint64 reads a little-endian 64-bit number.
+func (as *AddressSpace) ReadUint64(va arch.GVA) (uint64, error) {
+	return as.readUint(va, 8)
+}
+
+// ReadPointer reads a pointer of the guest's kernel: 4 or 8 bytes.
+func (as *AddressSpace) ReadPointer(va arch.GVA) (arch.GVA, error) {
+	v, err := as.readUint(va, max(as.g.Arch().PointerSize(), 4))
+	return arch.GVA(v), err
+}
+
+// readUint reads a little-endian number of 1 to 8 bytes.
+func (as *AddressSpace) readUint(va arch.GVA, size int) (uint64, error) {
+	var b [8]byte
+	if _, err := as.Read(b[:size], va); err != nil {
+		return 0, err
+	}
+	return binary.LittleEndian.Uint64(b[:]), nil
+}
+
+// ErrTooLong is returned with the part that was read when a string does not
+// end within the limit.
+var ErrTooLong = errors.New("string does not end within the limit")
+
+// ReadString reads bytes up to a NUL, at most limit of them (and at most
+// 1 MiB). With an error it returns the bytes before the place that could not
+// be read, or the first limit bytes with ErrTooLong.
+func (as *AddressSpace) ReadString(va arch.GVA, limit int) (string, error) {
+	limit = min(limit, 1<<20)
+	var out []byte
+	var buf [256]byte
+	for len(out) < limit {
+		at := va + arch.GVA(len(out))
+		n := min(limit-len(out), len(buf), int(arch.PageSize-at%arch.PageSize))
+		n, err := as.Read(buf[:n], at)
+		if i := bytes.IndexByte(buf[:n], 0); i >= 0 {
+			return string(append(out, buf[:i]...)), nil
+		}
+		out = append(out, buf[:n]...)
+		if err != nil {
+			return string(out), err
+		}
+	}
+	return string(out), ErrTooLong
+}
