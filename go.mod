@@ -1,3 +1,5 @@
 module github.com/vitrine-vmi/vitrine
 
 go 1.26
+
+require github.com/google/go-cmp v0.7.0
