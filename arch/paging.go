@@ -95,7 +95,7 @@ const (
 	mask52      = 0x000f_ffff_ffff_f000
 )
 
-var formats = map[PagingMode]format{
+var formats = [...]*format{
 	Paging32Bit: {entry: 4, rootMask: 0xffff_f000, addrMask: 0xffff_f000, vaBits: 32,
 		levels: []level{{shift: 22, bits: 10, large: true}, {shift: 12, bits: 10}}},
 	PagingPAE: {entry: 8, rootMask: 0xffff_ffe0, addrMask: mask52, vaBits: 32,
@@ -106,10 +106,18 @@ var formats = map[PagingMode]format{
 
 var longLevels = []level{{shift: 48, bits: 9}, {shift: 39, bits: 9}, {shift: 30, bits: 9, large: true}, {shift: 21, bits: 9, large: true}, {shift: 12, bits: 9}}
 
+// formatOf returns nil for PagingOff and for a mode that does not exist.
+func formatOf(mode PagingMode) *format {
+	if int(mode) < len(formats) {
+		return formats[mode]
+	}
+	return nil
+}
+
 // Root returns the physical address of the top page table that the value of
 // CR3 names in the given mode; the PCID and flag bits are dropped.
 func Root(mode PagingMode, cr3 uint64) GPA {
-	if f, ok := formats[mode]; ok {
+	if f := formatOf(mode); f != nil {
 		return GPA(cr3 & f.rootMask)
 	}
 	return 0
@@ -122,8 +130,8 @@ func Walk(r PhysicalReader, mode PagingMode, root GPA, va GVA) (Mapping, error) 
 	if mode == PagingOff {
 		return Mapping{Addr: GPA(va), Size: PageSize, Writable: true, User: true}, nil
 	}
-	f, ok := formats[mode]
-	if !ok || !f.holds(va) {
+	f := formatOf(mode)
+	if f == nil || !f.holds(va) {
 		return Mapping{}, &FaultError{Addr: va, Root: root}
 	}
 	m := Mapping{Writable: true, User: true}
