@@ -1,0 +1,198 @@
+package vitrinetest
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/vitrine-vmi/vitrine/arch"
+)
+
+// Perm is the permissions of a mapping.
+type Perm uint8
+
+// Permission bits. Without any a page is for the kernel, read-only, executable.
+const (
+	Writable Perm = 1 << iota
+	User
+	NoExec
+)
+
+// Page-table entry bits, by the Intel SDM volume 3A, table 4-20; written down
+// here once more, so that the tables do not come from the walker under test.
+const (
+	pteBits   = 9
+	pteTable  = 0x7 // present, writable, user: the leaf alone restricts
+	pteLarge  = 1 << 7
+	pteNoExec = 1 << 63
+	pteAddr   = 0x000f_ffff_ffff_f000
+)
+
+// Page sizes that Space.MapTo takes, in bytes.
+const (
+	Page4K = 1 << 12
+	Page2M = 1 << 21
+	Page1G = 1 << 30
+)
+
+// Space is a set of x86-64 page tables under construction.
+type Space struct {
+	b      *Backend
+	mode   arch.PagingMode
+	levels int
+	root   arch.GPA
+}
+
+// NewSpace returns empty page tables; the mode is Paging4Level or
+// Paging5Level, others panic.
+func (b *Backend) NewSpace(mode arch.PagingMode) *Space {
+	levels := map[arch.PagingMode]int{arch.Paging4Level: 4, arch.Paging5Level: 5}[mode]
+	if levels == 0 {
+		panic(fmt.Sprintf("vitrinetest: no page tables for mode %v", mode))
+	}
+	return &Space{b: b, mode: mode, levels: levels, root: b.Alloc(1)}
+}
+
+// Root returns the physical address of the top table.
+func (s *Space) Root() arch.GPA { return s.root }
+
+// Mode returns the page-table format.
+func (s *Space) Mode() arch.PagingMode { return s.mode }
+
+// Share makes the upper half of s that of other, as every process shares the
+// kernel's. Tables that other gets under a new top entry later are not seen.
+func (s *Space) Share(other *Space) {
+	half := make([]byte, arch.PageSize/2)
+	s.b.mustRead(half, other.root+arch.PageSize/2)
+	s.b.PutPhysical(s.root+arch.PageSize/2, half)
+}
+
+// Map maps size bytes (rounded up to pages) at va, which must be page-aligned,
+// to fresh zeroed memory, and returns its physical address.
+func (s *Space) Map(va arch.GVA, size uint64, perm Perm) arch.GPA {
+	n := (size + Page4K - 1) / Page4K
+	pa := s.b.Alloc(int(n))
+	for i := range n {
+		s.MapTo(va+arch.GVA(i*Page4K), pa+arch.GPA(i*Page4K), Page4K, perm)
+	}
+	return pa
+}
+
+// MapTo maps one page of the given size at va to pa.
+func (s *Space) MapTo(va arch.GVA, pa arch.GPA, size uint64, perm Perm) {
+	level := map[uint64]int{Page4K: 1, Page2M: 2, Page1G: 3}[size]
+	if level == 0 || uint64(va)%size != 0 || uint64(pa)%size != 0 {
+		panic(fmt.Sprintf("vitrinetest: map %v to %v with a page of %#x bytes", va, pa, size))
+	}
+	s.b.PutUint64Physical(s.slot(va, level), leaf(pa, level, perm))
+}
+
+// Unmap makes the page at va not present; it must be mapped by a 4 KiB page,
+// or not at all.
+func (s *Space) Unmap(va arch.GVA) { s.b.PutUint64Physical(s.slot(va, 1), 0) }
+
+func leaf(pa arch.GPA, level int, perm Perm) uint64 {
+	e := uint64(pa) | 1
+	if perm&Writable != 0 {
+		e |= 1 << 1
+	}
+	if perm&User != 0 {
+		e |= 1 << 2
+	}
+	if perm&NoExec != 0 {
+		e |= pteNoExec
+	}
+	if level > 1 {
+		e |= pteLarge
+	}
+	return e
+}
+
+// slot returns the address of the entry for va at a level (1 the lowest), and
+// makes the tables above it.
+func (s *Space) slot(va arch.GVA, level int) arch.GPA {
+	table := s.root
+	for l := s.levels; ; l-- {
+		index := uint64(va) >> (12 + pteBits*(l-1)) % (1 << pteBits)
+		at := table + arch.GPA(index*8)
+		if l == level {
+			return at
+		}
+		table = s.child(at)
+	}
+}
+
+func (s *Space) child(slot arch.GPA) arch.GPA {
+	if e := s.b.uint64At(slot); e&1 != 0 {
+		return arch.GPA(e & pteAddr)
+	}
+	t := s.b.Alloc(1)
+	s.b.PutUint64Physical(slot, uint64(t)|pteTable)
+	return t
+}
+
+// Phys returns the physical address of va, by the tables. It panics when va is
+// not mapped.
+func (s *Space) Phys(va arch.GVA) arch.GPA {
+	m, err := arch.Walk(silent{s.b}, s.mode, s.root, va)
+	if err != nil {
+		panic(fmt.Sprintf("vitrinetest: %v", err))
+	}
+	return m.Addr
+}
+
+// Put stores p at va. It panics where va is not mapped.
+func (s *Space) Put(va arch.GVA, p []byte) {
+	for len(p) > 0 {
+		n := min(len(p), int(Page4K-va%Page4K))
+		s.b.PutPhysical(s.Phys(va), p[:n])
+		p, va = p[n:], va+arch.GVA(n)
+	}
+}
+
+// PutUint stores the lowest size bytes of v at va, little-endian.
+func (s *Space) PutUint(va arch.GVA, v uint64, size int) {
+	s.Put(va, binary.LittleEndian.AppendUint64(nil, v)[:size])
+}
+
+// PutUint64 stores a little-endian 64-bit number at va.
+func (s *Space) PutUint64(va arch.GVA, v uint64) { s.PutUint(va, v, 8) }
+
+// PutUint32 stores a little-endian 32-bit number at va.
+func (s *Space) PutUint32(va arch.GVA, v uint32) { s.PutUint(va, uint64(v), 4) }
+
+// PutString stores str and a NUL at va.
+func (s *Space) PutString(va arch.GVA, str string) { s.Put(va, append([]byte(str), 0)) }
+
+// Uint64 reads a little-endian 64-bit number back.
+func (s *Space) Uint64(va arch.GVA) uint64 {
+	var b [8]byte
+	for i := range b {
+		s.b.mustRead(b[i:i+1], s.Phys(va+arch.GVA(i)))
+	}
+	return binary.LittleEndian.Uint64(b[:])
+}
+
+// silent reads a backend's memory without log, faults and hook.
+type silent struct{ b *Backend }
+
+func (r silent) ReadPhysical(p []byte, a arch.GPA) (int, error) {
+	return r.b.each(p, a, func(part []byte, frame arch.GFN, off int) {
+		if page := r.b.pages[frame]; page != nil {
+			copy(part, page[off:])
+		} else {
+			clear(part)
+		}
+	})
+}
+
+func (b *Backend) mustRead(p []byte, a arch.GPA) {
+	if _, err := (silent{b}).ReadPhysical(p, a); err != nil {
+		panic(fmt.Sprintf("vitrinetest: %v", err))
+	}
+}
+
+func (b *Backend) uint64At(a arch.GPA) uint64 {
+	var p [8]byte
+	b.mustRead(p[:], a)
+	return binary.LittleEndian.Uint64(p[:])
+}
