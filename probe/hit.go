@@ -1,0 +1,125 @@
+package probe
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/vitrine-vmi/vitrine"
+	"github.com/vitrine-vmi/vitrine/arch"
+	"github.com/vitrine-vmi/vitrine/probe/internal/engine"
+)
+
+// Hit is one entry into a probed function, or one return from it. It is valid
+// only during the callback that it was given to, and not for concurrent use.
+type Hit struct {
+	Probe  *Probe
+	Func   string // the kernel function's symbol
+	CPU    int    // the vCPU, 0-based
+	Return bool   // false at entry
+	Thread Thread
+	Time   time.Time // host time
+	// Ran is how long the guest has run since Session.Run began, with the time
+	// left out that it stood still for hits. Its difference between entry and
+	// return is how long the call took.
+	Ran time.Duration
+
+	raw   *engine.Hit
+	space func(arch.GPA) *vitrine.AddressSpace
+	kern  *vitrine.AddressSpace
+}
+
+// Sync reports whether the guest waits for the callback; only then may it
+// change anything.
+func (h *Hit) Sync() bool { return h.raw.Regs != nil }
+
+// Arg returns integer argument i (0 to 5) as it was at entry; 0 for any other
+// i, and at return, where the registers hold other things by then.
+func (h *Hit) Arg(i int) uint64 {
+	if h.raw.Return || i < 0 || i >= len(h.raw.Args) {
+		return 0
+	}
+	return h.raw.Args[i]
+}
+
+// Result returns what the function returned; 0 at entry.
+func (h *Hit) Result() uint64 { return h.raw.Result }
+
+// Registers returns a copy of the vCPU's registers: at entry, before anything
+// of the function has run but a landing pad; at return, just before its return
+// instruction. Stream engines do not record them.
+func (h *Hit) Registers() (arch.Registers, error) {
+	if !h.Sync() {
+		return arch.Registers{}, unsupported("read registers")
+	}
+	return *h.raw.Regs, nil
+}
+
+// Kernel returns the guest kernel's address space.
+func (h *Hit) Kernel() *vitrine.AddressSpace { return h.kern }
+
+// Process returns the address space in use at the hit: the process's memory and
+// the kernel's. It is valid until the callback returns. With page-table
+// isolation it is the kernel's half of the pair, which maps both.
+func (h *Hit) Process() *vitrine.AddressSpace { return h.space(h.raw.Root) }
+
+// Captured returns what a stream engine copied for Probe.Capture[i] at entry,
+// nil where it could not, and whether this engine captures at all: if not, read
+// the memory itself.
+func (h *Hit) Captured(i int) ([]byte, bool) {
+	if i < 0 || i >= len(h.raw.Captured) {
+		return nil, false
+	}
+	return h.raw.Captured[i], true
+}
+
+// SkipWith makes the guest not run the function: its caller gets v, and there
+// is no return hit for this call. It works at entry under sync delivery. With
+// several probes on the function all Enter callbacks still run, and the first
+// one to skip decides the value.
+func (h *Hit) SkipWith(v uint64) error {
+	switch {
+	case !h.Sync():
+		return unsupported("skip function")
+	case h.raw.Return:
+		return errors.New("skip function: it has already run")
+	case !h.raw.Skip:
+		h.raw.Skip, h.raw.SkipValue = true, v
+	}
+	return nil
+}
+
+// DropReturn makes this probe's Return not be called for this call. It works
+// at entry.
+func (h *Hit) DropReturn() { h.raw.Drop = true }
+
+// SetArg replaces integer argument i (0 to 5) of the function. It works at
+// entry under sync delivery.
+func (h *Hit) SetArg(i int, v uint64) error {
+	switch {
+	case !h.Sync():
+		return unsupported("change argument")
+	case h.raw.Return || i < 0 || i >= len(h.raw.Args):
+		return fmt.Errorf("change argument %d: not at entry, or no such argument", i)
+	}
+	h.raw.Args[i] = v
+	h.raw.Regs.SetArg(i, v)
+	return nil
+}
+
+// SetResult replaces what the function returns. It works at return under sync
+// delivery.
+func (h *Hit) SetResult(v uint64) error {
+	switch {
+	case !h.Sync():
+		return unsupported("change result")
+	case !h.raw.Return:
+		return errors.New("change result: the function has not run yet; see SkipWith")
+	}
+	h.raw.Result, h.raw.Regs.RAX = v, v
+	return nil
+}
+
+func unsupported(what string) error {
+	return fmt.Errorf("%s: the guest does not wait under stream delivery: %w", what, errors.ErrUnsupported)
+}

@@ -1,0 +1,91 @@
+// Package engine is the joint between probe sessions and the engines that
+// plant probes: what a session asks for and what an engine delivers. It is
+// the leaf of package probe and does nothing itself.
+//
+// An engine runs on the goroutine that called Run and calls its Handler there;
+// Change and the counters may be used from any goroutine.
+package engine
+
+import (
+	"context"
+	"time"
+
+	"github.com/vitrine-vmi/vitrine/arch"
+)
+
+// Range is a part of the guest kernel's text.
+type Range struct {
+	Start arch.GVA
+	Size  uint64
+}
+
+// Contains reports whether a lies in the range.
+func (r Range) Contains(a arch.GVA) bool { return a >= r.Start && uint64(a-r.Start) < r.Size }
+
+// Point is one kernel function to be hooked. A session makes one for each
+// function, however many probes are on it, and never changes it.
+type Point struct {
+	Name string
+	Body []Range // the function itself first, then parts that the compiler moved away
+}
+
+// Hit is one entry or return as an engine delivers it.
+type Hit struct {
+	Point  *Point
+	CPU    int
+	Return bool
+	Task   arch.GVA      // the current task's task_struct
+	Time   time.Time     // host time
+	Ran    time.Duration // how long the guest has run since the engine began, stops left out
+	Args   [6]uint64     // at entry
+	Result uint64        // at return
+	Root   arch.GPA      // page-table root in use
+	Regs   *arch.Registers
+	// Captured holds what a stream engine copied, one for each Capture.
+	Captured [][]byte
+
+	// Answers, honoured by engines that deliver synchronously. An engine sees
+	// changed registers by comparing Regs.
+	Skip      bool   // do not run the function
+	SkipValue uint64 // what its caller gets instead
+	Drop      bool   // no return for this call
+}
+
+// Handler receives hits. An error ends Run with that error.
+type Handler interface {
+	// Entered is told of an entry. It returns the value that Returned gets for
+	// the same call, and whether Returned is wanted for it.
+	Entered(h *Hit) (value any, returns bool, err error)
+	// Returned is told of the return of a call for which Entered wanted it.
+	Returned(h *Hit, value any) error
+}
+
+// Wanted is a point with the sides that are wanted of it.
+type Wanted struct {
+	*Point
+	Returns bool // some probe on it wants returns
+}
+
+// Stats are counters since the engine was made.
+type Stats struct {
+	Entries    uint64        // entry hits
+	Returns    uint64        // return hits delivered
+	Unreturned uint64        // calls given up: the thread ended or unwound past them, or the engine stopped first
+	Stray      uint64        // stops that belonged to no call of interest
+	Lost       uint64        // records lost
+	Stopped    time.Duration // how long the guest stood still for us
+}
+
+// Engine plants points and delivers hits.
+type Engine interface {
+	// Run plants what is wanted, delivers hits to h until ctx ends, and takes
+	// everything out. It returns nil when ctx has ended and the guest is clean.
+	Run(ctx context.Context, h Handler) error
+	// Change replaces what is wanted. It may be called from any goroutine,
+	// before and during Run, and by a Handler; during Run it takes effect
+	// before the guest runs on or soon afterwards. The returned error names
+	// every point that cannot be hooked; the others are.
+	Change(ctx context.Context, w []Wanted) error
+	// Stats returns the counters.
+	Stats() Stats
+}

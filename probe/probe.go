@@ -1,0 +1,85 @@
+package probe
+
+import (
+	"slices"
+
+	"github.com/vitrine-vmi/vitrine/arch"
+)
+
+// Engine names the way in which probes are planted.
+type Engine string
+
+// The engines.
+const (
+	Auto    Engine = "auto"    // the best that works with this guest
+	Trap    Engine = "trap"    // breakpoints held by the hypervisor: any function, changes no guest byte under TCG
+	Implant Engine = "implant" // code of ours in guest memory that writes records
+)
+
+// Delivery says whether the guest waits for callbacks.
+type Delivery string
+
+// The kinds of delivery.
+const (
+	Sync   Delivery = "sync"   // the guest thread waits until the callbacks have returned
+	Stream Delivery = "stream" // a record is taken and the guest runs on
+)
+
+// Probe is a hook on one kernel function. The fields are read by Session.Add
+// and not changed by it.
+type Probe struct {
+	// Func is the name of the kernel function, exactly as the kernel's symbol
+	// table has it.
+	Func string
+	// Addr is the function's first instruction; used when Func is empty.
+	Addr arch.GVA
+	// Enter is called when the function is entered, before its body has run.
+	// The value it returns is handed to Return when the same call returns. It
+	// may be nil.
+	Enter func(h *Hit) any
+	// Return is called when the call returns, with what Enter returned (nil
+	// without Enter). A nil Return costs nothing: the return side is not planted.
+	Return func(h *Hit, value any)
+	// Filter says whose calls are of interest; nil means everybody's. It is
+	// checked at entry: a call that passes there is followed to its return.
+	Filter *Filter
+	// Capture says what a stream engine copies when the function is entered.
+	// The trap engine needs none of it: the guest stands still while Enter reads.
+	Capture []Capture
+}
+
+// Capture is memory that a stream engine copies into the record at entry.
+type Capture struct {
+	// Arg is the number of the argument that points to the memory.
+	Arg int
+	// UserRegs takes the argument from the user registers that the function's
+	// first argument points to: how system call functions get theirs.
+	UserRegs bool
+	// Max is the number of bytes to copy, up to a NUL if String is set.
+	Max    int
+	String bool
+}
+
+// Filter says which threads are of interest. A list that is empty does not
+// restrict; a thread must pass all of those that are not.
+type Filter struct {
+	PIDs  []int    // process ids (thread group ids)
+	Comms []string // the kernel's short names, at most 15 bytes each
+	UIDs  []uint32 // real user ids
+	// Follow extends PIDs to the descendants of those processes. One whose
+	// parents had all ended before its first hit is not recognised.
+	Follow bool
+	// Match, when set, has the last word. It runs like a callback.
+	Match func(t *Thread) bool
+}
+
+// empty reports whether the filter lets everybody pass.
+func (f *Filter) empty() bool {
+	return f == nil || len(f.PIDs) == 0 && len(f.Comms) == 0 && len(f.UIDs) == 0 && f.Match == nil
+}
+
+// passes applies all lists but PIDs, which needs the family (see follower).
+func (f *Filter) passes(t *Thread) bool {
+	return (len(f.Comms) == 0 || slices.Contains(f.Comms, t.Comm)) &&
+		(len(f.UIDs) == 0 || slices.Contains(f.UIDs, t.UID))
+}

@@ -1,0 +1,14 @@
+package probe
+
+import "github.com/vitrine-vmi/vitrine/arch"
+
+// Thread is the guest thread that a hit belongs to. In interrupt context it is
+// the thread that was interrupted.
+type Thread struct {
+	Task arch.GVA // address of its task_struct
+	PID  int      // process id, as getpid: task_struct->tgid
+	TID  int      // thread id, as gettid: task_struct->pid
+	PPID int      // process id of the real parent: task_struct->real_parent->tgid
+	Comm string   // short name as the kernel holds it, any bytes: task_struct->comm
+	UID  uint32   // real user id: task_struct->cred->uid
+}
