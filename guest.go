@@ -17,6 +17,7 @@ type Info struct {
 	CPUs    int       // virtual processors, at least 1
 	Accel   string    // "kvm", "tcg", "" when unknown
 	Live    bool      // it may run while it is being read
+	Access  string    // how its memory is read, in words; "" when there is only one way
 }
 
 // Guest is one virtual machine, or a memory image of one. Its methods may be

@@ -1,0 +1,154 @@
+package qemu
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vitrine-vmi/vitrine"
+	"github.com/vitrine-vmi/vitrine/arch"
+	"github.com/vitrine-vmi/vitrine/qemu/internal/host"
+)
+
+// Options are the choices of attaching. The zero value, and nil, are the default.
+type Options struct {
+	// BusyWait is how long to wait for a monitor that another client holds; 0
+	// is 2 s. It bounds the error, it does not make success likelier.
+	BusyWait time.Duration
+	// Timeout bounds each command to QEMU; 0 is 10 s.
+	Timeout time.Duration
+	// AllowSlow lets memory be read through the monitor, some MiB a second at
+	// best, where the host forbids reading the QEMU process. Without it that
+	// is vitrine.ErrPermission. A QEMU of another host is always read so.
+	AllowSlow bool
+}
+
+func (o *Options) orDefault() Options {
+	var out Options
+	if o != nil {
+		out = *o
+	}
+	out.BusyWait = cmp.Or(out.BusyWait, 2*time.Second)
+	out.Timeout = cmp.Or(out.Timeout, 10*time.Second)
+	return out
+}
+
+// Attach reaches the guest whose QMP socket is at qmpPath; "tcp:HOST:PORT" names
+// one that listens on TCP. The guest is not stopped. The socket is held until
+// the guest is closed.
+//
+// The error wraps vitrine.ErrNotFound, ErrBusy, ErrPermission or ErrGone.
+func Attach(ctx context.Context, qmpPath string, opts *Options) (*vitrine.Guest, error) {
+	o := opts.orDefault()
+	m := &machine{timeout: o.Timeout, allowSlow: o.AllowSlow}
+	s, err := dialMonitor(ctx, qmpPath, o.BusyWait, m.life.event)
+	if err != nil {
+		return nil, err
+	}
+	m.mon = s
+	return m.open(ctx, qmpPath)
+}
+
+// open learns what QEMU is and where its memory is. It owns the monitor: after
+// an error it is closed.
+func (m *machine) open(ctx context.Context, target string) (*vitrine.Guest, error) {
+	go m.watchEnd()
+	err := m.identify(ctx)
+	if err == nil {
+		err = m.openMemory(ctx)
+	}
+	if err != nil {
+		m.Close()
+		return nil, fmt.Errorf("attach to %s: %w", target, err)
+	}
+	return vitrine.New(m, vitrine.Info{
+		Name:    m.name,
+		Backend: "qemu",
+		Arch:    m.arch,
+		CPUs:    len(m.cpus),
+		Accel:   m.accel,
+		Live:    true,
+		Access:  m.mem.access(),
+	}), nil
+}
+
+// watchEnd makes everything fail with ErrGone when QEMU ends: what is still
+// mapped then is the memory of a guest that no longer exists.
+func (m *machine) watchEnd() {
+	<-m.mon.done()
+	if !m.isClosed() {
+		m.mem.fail(vitrine.ErrGone)
+	}
+	m.life.end()
+}
+
+func (m *machine) openMemory(ctx context.Context) error {
+	spans, err := m.layout(ctx)
+	if err != nil {
+		return err
+	}
+	return m.reach(ctx, spans, m.process())
+}
+
+// identify asks QEMU for the guest's name, processors and accelerator.
+func (m *machine) identify(ctx context.Context) error {
+	var name struct {
+		Name string `json:"name"`
+	}
+	var kvm struct {
+		Enabled bool `json:"enabled"`
+	}
+	if err := m.execute(ctx, "query-name", nil, &name); err != nil {
+		return err
+	}
+	if err := m.execute(ctx, "query-kvm", nil, &kvm); err != nil {
+		return err
+	}
+	m.name, m.accel = name.Name, "tcg"
+	if kvm.Enabled {
+		m.accel = "kvm"
+	}
+	return m.identifyCPUs(ctx)
+}
+
+func (m *machine) identifyCPUs(ctx context.Context) error {
+	var cpus []struct {
+		Index  int    `json:"cpu-index"`
+		Thread int    `json:"thread-id"`
+		Target string `json:"target"`
+	}
+	if err := m.execute(ctx, "query-cpus-fast", nil, &cpus); err != nil {
+		return err
+	}
+	if len(cpus) == 0 {
+		return errors.New("query-cpus-fast: QEMU has no virtual processor")
+	}
+	slices.SortFunc(cpus, func(a, b struct {
+		Index  int    `json:"cpu-index"`
+		Thread int    `json:"thread-id"`
+		Target string `json:"target"`
+	}) int {
+		return cmp.Compare(a.Index, b.Index)
+	})
+	for _, c := range cpus {
+		m.cpus = append(m.cpus, c.Index)
+		m.tids = append(m.tids, c.Thread)
+	}
+	for _, a := range []arch.Arch{arch.AMD64, arch.I386, arch.ARM64} {
+		if a.String() == cpus[0].Target {
+			m.arch = a
+		}
+	}
+	return nil
+}
+
+// isQEMU reports whether the process runs a QEMU system emulator.
+func isQEMU(p host.Process) bool {
+	base := filepath.Base(p.Executable())
+	return strings.HasPrefix(base, "qemu-system-") || base == "qemu-kvm" || strings.HasPrefix(base, "kvm") || strings.HasPrefix(base, "qemu")
+}
