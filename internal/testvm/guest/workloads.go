@@ -1,0 +1,378 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/vitrine-vmi/vitrine/internal/testvm/wire"
+	"golang.org/x/sys/unix"
+)
+
+// work is what a workload knows of itself.
+type work struct {
+	name  string
+	args  []string
+	count *uint64 // operations done, read by pid 1
+	in    *bufio.Reader
+}
+
+// workloads maps kinds to their programs. A program says ready once it is as it will stay, and does not return before
+// it is killed, but for an error.
+var workloads = map[string]func(*work) error{}
+
+func init() { // not a literal: the programs reach the map through pid 1's code
+	workloads["sleeper"] = sleeper
+	workloads["procs"] = manyProcs
+	workloads["threads"] = manyThreads
+	workloads["fork"] = forkLoop
+	workloads["exec"] = execLoop
+	workloads["getppid"] = getppidLoop
+	workloads["open"] = openLoop
+	workloads["openread"] = openReadLoop
+	workloads["load"] = mixedLoad
+	workloads["files"] = holdFiles
+	workloads["maps"] = holdMaps
+	workloads["sequence"] = sequence
+	workloads["blocked"] = blocked
+}
+
+// workloadMain is the process of one workload.
+func workloadMain(kind, name string, args []string) {
+	w := &work{name: name, args: args, in: bufio.NewReader(os.Stdin)}
+	run := workloads[kind]
+	page, err := counterPage(name)
+	switch {
+	case run == nil:
+		err = errors.New("no such workload")
+	case err == nil:
+		w.count = (*uint64)(unsafe.Pointer(&page[0])) //nolint:gosec // the page is shared with pid 1
+		runtime.LockOSThread()
+		err = run(w)
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "workload %s %s: %v\n", kind, name, err)
+		os.Exit(1)
+	}
+}
+
+// ready tells pid 1, which tells the harness, that the workload is set up.
+func (w *work) ready(s wire.Spawned) error {
+	s.PID = os.Getpid()
+	return w.say(s)
+}
+
+func (w *work) say(v any) error {
+	line, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	_, err = os.Stdout.Write(append(line, '\n'))
+	return err
+}
+
+// arg returns the n-th argument as a number, def when it is not given.
+func (w *work) arg(n, def int) (int, error) {
+	if n >= len(w.args) {
+		return def, nil
+	}
+	return strconv.Atoi(w.args[n])
+}
+
+func pause() error {
+	for {
+		// Raw: the runtime must not know that this thread sleeps, nor start another in its place.
+		_, _, _ = unix.RawSyscall(unix.SYS_PAUSE, 0, 0, 0)
+	}
+}
+
+// sleeper sleeps. Arguments: none.
+func sleeper(w *work) error {
+	if err := w.ready(wire.Spawned{}); err != nil {
+		return err
+	}
+	return pause()
+}
+
+// blocked waits in read(2) on its standard input; a line of input is answered with the number of bytes read.
+func blocked(w *work) error {
+	if err := w.ready(wire.Spawned{}); err != nil {
+		return err
+	}
+	b := make([]byte, 256)
+	for {
+		n, _, errno := unix.RawSyscall(unix.SYS_READ, 0, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b))) //nolint:gosec // a buffer
+		if errno != 0 || n == 0 {
+			return pause()
+		}
+		atomic.AddUint64(w.count, 1)
+		if err := w.say(n); err != nil {
+			return err
+		}
+	}
+}
+
+// rawFork forks; in the child, which has one thread and must not enter the Go runtime, it returns 0.
+//
+//go:nosplit
+//go:norace
+func rawFork() (uintptr, unix.Errno) {
+	pid, _, errno := unix.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+	return pid, errno
+}
+
+// sleepingChild forks a child that has the name and sleeps for ever.
+//
+//go:nosplit
+//go:norace
+func sleepingChild(name *byte) (uintptr, unix.Errno) {
+	pid, errno := rawFork()
+	if pid == 0 && errno == 0 {
+		_, _, _ = unix.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_NAME, uintptr(unsafe.Pointer(name)), 0, 0, 0, 0) //nolint:gosec // a name
+		for {
+			_, _, _ = unix.RawSyscall(unix.SYS_PAUSE, 0, 0, 0)
+		}
+	}
+	return pid, errno
+}
+
+// endingChild forks a child that ends at once.
+//
+//go:nosplit
+//go:norace
+func endingChild() (uintptr, unix.Errno) {
+	pid, errno := rawFork()
+	if pid == 0 && errno == 0 {
+		for {
+			_, _, _ = unix.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
+		}
+	}
+	return pid, errno
+}
+
+// manyProcs has N sleeping children named kid0, kid1, ... Arguments: N.
+func manyProcs(w *work) error {
+	n, err := w.arg(0, 100)
+	if err != nil {
+		return err
+	}
+	var s wire.Spawned
+	for i := range n {
+		name := []byte(fmt.Sprintf("kid%d\x00", i))
+		pid, errno := sleepingChild(&name[0])
+		if errno != 0 {
+			return fmt.Errorf("fork child %d: %w", i, errno)
+		}
+		s.TIDs = append(s.TIDs, int(pid)) //nolint:gosec // a pid
+	}
+	if err := w.ready(s); err != nil {
+		return err
+	}
+	return pause()
+}
+
+// manyThreads has N sleeping threads named thr0, thr1, ... besides those of the Go runtime. Arguments: N.
+func manyThreads(w *work) error {
+	n, err := w.arg(0, 4)
+	if err != nil {
+		return err
+	}
+	tids := make(chan int)
+	for i := range n {
+		go func() {
+			runtime.LockOSThread()
+			name, err := unix.BytePtrFromString(fmt.Sprintf("thr%d", i))
+			if err == nil {
+				_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(name)), 0, 0, 0) //nolint:gosec // a name
+			}
+			tids <- unix.Gettid()
+			_ = pause()
+		}()
+	}
+	var s wire.Spawned
+	for range n {
+		s.TIDs = append(s.TIDs, <-tids)
+	}
+	if err := w.ready(s); err != nil {
+		return err
+	}
+	return pause()
+}
+
+// paced calls op until it fails, at most rate times a second (0: as fast as it goes), counting.
+func paced(w *work, rate int, op func() error) error {
+	var gap time.Duration
+	if rate > 0 {
+		gap = time.Second / time.Duration(rate)
+	}
+	for {
+		if err := op(); err != nil {
+			return err
+		}
+		atomic.AddUint64(w.count, 1)
+		if gap > 0 {
+			time.Sleep(gap)
+		}
+	}
+}
+
+// forkLoop forks a child that ends at once, and reaps it. Arguments: rate a second.
+func forkLoop(w *work) error {
+	rate, err := w.arg(0, 0)
+	if err != nil {
+		return err
+	}
+	if err := w.ready(wire.Spawned{}); err != nil {
+		return err
+	}
+	return paced(w, rate, forkOnce)
+}
+
+func forkOnce() error {
+	pid, errno := endingChild()
+	if errno != 0 {
+		return fmt.Errorf("fork: %w", errno)
+	}
+	var ws unix.WaitStatus
+	for {
+		_, err := unix.Wait4(int(pid), &ws, 0, nil) //nolint:gosec // a pid
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+// execLoop runs a program to its end, again and again. Arguments: rate a second, path and its arguments (default
+// /bin/true).
+func execLoop(w *work) error {
+	rate, err := w.arg(0, 0)
+	if err != nil {
+		return err
+	}
+	argv := []string{"/bin/true"}
+	if len(w.args) > 1 {
+		argv = w.args[1:]
+	}
+	if err := w.ready(wire.Spawned{}); err != nil {
+		return err
+	}
+	return paced(w, rate, func() error {
+		p, err := os.StartProcess(argv[0], argv, &os.ProcAttr{})
+		if err != nil {
+			return err
+		}
+		_, err = p.Wait()
+		return err
+	})
+}
+
+// getppidLoop makes the cheapest system call as fast as it goes. It counts in steps of 256. Arguments: none.
+func getppidLoop(w *work) error {
+	if err := w.ready(wire.Spawned{}); err != nil {
+		return err
+	}
+	for {
+		for range 256 {
+			_, _, _ = unix.RawSyscall(unix.SYS_GETPPID, 0, 0, 0)
+		}
+		atomic.AddUint64(w.count, 256)
+	}
+}
+
+// openLoop opens and closes paths in turn; one that is absent is opened in vain. It counts pairs. Arguments: rate a
+// second, paths (default /etc/hostname).
+func openLoop(w *work) error {
+	rate, err := w.arg(0, 0)
+	if err != nil {
+		return err
+	}
+	paths := []string{"/etc/hostname"}
+	if len(w.args) > 1 {
+		paths = w.args[1:]
+	}
+	c := make([]*byte, len(paths))
+	for i, p := range paths {
+		if c[i], err = unix.BytePtrFromString(p); err != nil {
+			return err
+		}
+	}
+	if err := w.ready(wire.Spawned{}); err != nil {
+		return err
+	}
+	i := 0
+	return paced(w, rate, func() error {
+		openClose(c[i%len(c)])
+		i++
+		return nil
+	})
+}
+
+func openClose(path *byte) {
+	dirfd := unix.AT_FDCWD
+	fd, _, errno := unix.RawSyscall6(unix.SYS_OPENAT, uintptr(dirfd), uintptr(unsafe.Pointer(path)), unix.O_RDONLY|unix.O_CLOEXEC, 0, 0, 0) //nolint:gosec // a path
+	if errno == 0 {
+		_, _, _ = unix.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
+	}
+}
+
+// openReadLoop opens, reads and closes /proc/self/stat. Arguments: rate a second.
+func openReadLoop(w *work) error {
+	rate, err := w.arg(0, 0)
+	if err != nil {
+		return err
+	}
+	if err := w.ready(wire.Spawned{}); err != nil {
+		return err
+	}
+	return paced(w, rate, func() error {
+		_, err := os.ReadFile("/proc/self/stat")
+		return err
+	})
+}
+
+// mixedLoad forks, opens and executes on N threads as fast as it goes; it counts rounds. Arguments: N (default one for
+// each CPU).
+func mixedLoad(w *work) error {
+	n, err := w.arg(0, runtime.NumCPU())
+	if err != nil {
+		return err
+	}
+	path, err := unix.BytePtrFromString("/etc/hostname")
+	if err != nil {
+		return err
+	}
+	if err := w.ready(wire.Spawned{}); err != nil {
+		return err
+	}
+	failed := make(chan error)
+	for range n {
+		go func() {
+			runtime.LockOSThread()
+			failed <- paced(w, 0, func() error {
+				for range 8 {
+					openClose(path)
+				}
+				if err := forkOnce(); err != nil {
+					return err
+				}
+				if atomic.LoadUint64(w.count)%16 != 0 {
+					return nil
+				}
+				p, err := os.StartProcess("/bin/true", []string{"/bin/true"}, &os.ProcAttr{})
+				if err != nil {
+					return err
+				}
+				_, err = p.Wait()
+				return err
+			})
+		}()
+	}
+	return <-failed
+}
