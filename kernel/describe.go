@@ -1,0 +1,298 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	vitrine "github.com/vitrine-vmi/vitrine"
+	"github.com/vitrine-vmi/vitrine/arch"
+	"github.com/vitrine-vmi/vitrine/kernel/internal/btf"
+)
+
+const (
+	defaultWait = 60 * time.Second
+	firstPoll   = 50 * time.Millisecond
+	lastPoll    = 500 * time.Millisecond
+)
+
+// linkedBase is where x86-64 kernels are linked to start: the image range plus
+// CONFIG_PHYSICAL_START, which distributions leave at 16 MiB.
+const linkedBase = imageLow + 16<<20
+
+// Describe learns the kernel of a guest. A live guest that is still booting is
+// waited for, until its kernel has started its first program (see Options). It
+// stops the guest at no time.
+//
+// It returns an error that wraps vitrine.ErrNotBooted when no operating system
+// has started within the wait, or ever will because the guest is paused, and
+// vitrine.ErrNotUnderstood when something else than Linux runs. The text says
+// what was looked for and what was found.
+func Describe(ctx context.Context, g *vitrine.Guest, opts *Options) (*Kernel, error) {
+	if opts == nil {
+		opts = &Options{}
+	}
+	d := &describer{g: g, opts: opts}
+	wait := opts.Wait
+	if wait == 0 {
+		wait = defaultWait
+	}
+	deadline := time.Now().Add(wait)
+	if t, ok := ctx.Deadline(); ok && t.Before(deadline) {
+		// Leave a moment to say what was found.
+		deadline = t.Add(-min(firstPoll, time.Until(t)/4))
+	}
+	for poll := firstPoll; ; poll = min(2*poll, lastPoll) {
+		k, err := d.once(ctx)
+		if err == nil || !d.worthWaiting(ctx, err) {
+			return k, err
+		}
+		left := time.Until(deadline)
+		if left <= 0 {
+			return nil, err
+		}
+		d.progress("waiting for the guest to boot")
+		if err := sleep(ctx, min(poll, left)); err != nil {
+			return nil, fmt.Errorf("describe guest: %w", err)
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// describer is one call of Describe.
+type describer struct {
+	g    *vitrine.Guest
+	opts *Options
+}
+
+func (d *describer) progress(step string) {
+	if d.opts.Progress != nil {
+		d.opts.Progress(step)
+	}
+}
+
+// worthWaiting reports whether a failed attempt may succeed later: the guest
+// runs, and runs nothing that is known not to be Linux.
+func (d *describer) worthWaiting(ctx context.Context, err error) bool {
+	if !errors.Is(err, vitrine.ErrNotBooted) || d.opts.Wait < 0 || !d.g.Info().Live {
+		return false
+	}
+	st, err := d.g.Status(ctx)
+	return err == nil && st == vitrine.StatusRunning
+}
+
+// once makes one attempt.
+func (d *describer) once(ctx context.Context) (*Kernel, error) {
+	f, err := d.locate(ctx)
+	if err != nil {
+		return nil, err
+	}
+	k := d.assemble(f)
+	d.loadTypes(k)
+	if err := d.checkBooted(ctx, k); err != nil {
+		return nil, err
+	}
+	k.addLateFacts()
+	return k, nil
+}
+
+// locate finds the kernel by the registers, or where there are none by what
+// lies in memory.
+func (d *describer) locate(ctx context.Context) (*found, error) {
+	d.progress("looking for the kernel")
+	roots, seen, err := rootsFromRegisters(ctx, d.g)
+	if errors.Is(err, errors.ErrUnsupported) {
+		if roots, err = rootsFromMemory(ctx, d.g); err != nil {
+			if ctx.Err() != nil {
+				return nil, fmt.Errorf("describe guest: %w", ctx.Err())
+			}
+			return nil, notBooted(ctx, d.g, seen, err)
+		}
+		return d.onlyOne(ctx, roots, seen)
+	}
+	if err != nil && len(roots) == 0 {
+		return nil, fmt.Errorf("describe guest: read registers: %w", err)
+	}
+	if seen.foreign != "" {
+		return nil, fmt.Errorf("describe guest: %w: not Linux: found %s; %v", vitrine.ErrNotUnderstood, seen.foreign, seen)
+	}
+	f, err := d.first(roots)
+	if err != nil {
+		return nil, notBooted(ctx, d.g, seen, err)
+	}
+	return f, nil
+}
+
+// first returns the kernel that the first suitable page table leads to. All
+// page tables of a kernel map the same image.
+func (d *describer) first(roots []root) (*found, error) {
+	var last error
+	for _, r := range roots {
+		f, err := tryRoot(d.g, r)
+		if err == nil {
+			return f, nil
+		}
+		if last == nil || errors.Is(last, errNoImage) {
+			last = err
+		}
+	}
+	if last == nil {
+		last = errors.New("no processor has 64-bit paging on")
+	}
+	return nil, last
+}
+
+// onlyOne tries all page tables that memory offers: without registers only the
+// lack of a rival tells a running kernel from one that ran before.
+func (d *describer) onlyOne(ctx context.Context, roots []root, seen *sighting) (*found, error) {
+	var one *found
+	var last error
+	for _, r := range roots {
+		f, err := tryRoot(d.g, r)
+		if err != nil {
+			last = err
+			continue
+		}
+		if one != nil && one.space.Root() != f.space.Root() {
+			return nil, fmt.Errorf("describe guest: %w: two kernels in memory, %q and %q, and no registers to tell which one runs",
+				vitrine.ErrNotUnderstood, one.release, f.release)
+		}
+		one = f
+	}
+	if one == nil {
+		return nil, notBooted(ctx, d.g, seen, last)
+	}
+	return one, nil
+}
+
+// assemble makes a Kernel of what was located.
+func (d *describer) assemble(f *found) *Kernel {
+	k := &Kernel{g: d.g, space: f.space, release: f.release, banner: f.banner,
+		symbols: f.table, facts: map[string]string{}, base: f.image.base()}
+	if va, ok := f.symbol("_text"); ok {
+		k.base = va
+	}
+	last := f.image.runs[len(f.image.runs)-1]
+	k.end = last.end()
+	if pa, err := f.space.Translate(k.base); err == nil {
+		k.physOff = uint64(pa) - uint64(k.base)
+	}
+	k.fact("release", "banner in kernel memory")
+	k.fact("banner", "kallsyms linux_banner")
+	k.fact("base", "kallsyms _text, page tables by "+f.root.from)
+	k.fact("paging", f.root.from)
+	k.fact("symbols", fmt.Sprintf("kallsyms in kernel memory (%d)", f.table.Len()))
+	k.fact("page_table", "kallsyms init_top_pgt")
+	if f.space.Root() == f.root.addr {
+		k.fact("page_table", f.root.from)
+	}
+	k.slide = uint64(k.base - linkedBase)
+	k.fact("slide", "base, assuming that the kernel was linked at "+linkedBase.String())
+	if f.info == nil {
+		k.lacks("VMCOREINFO: not found (built without CONFIG_KEXEC_CORE and CONFIG_PROC_KCORE, or without CONFIG_KALLSYMS_ALL)")
+		return k
+	}
+	k.fact("release", f.infoBy)
+	if k.buildID = f.info.BuildID; k.buildID != "" {
+		k.fact("build_id", f.infoBy)
+	}
+	if f.info.HasOffset {
+		k.slide = f.info.KernelOffset
+		k.fact("slide", f.infoBy)
+	}
+	if _, ok := f.info.Numbers["phys_base"]; ok {
+		k.fact("phys_base", f.infoBy)
+	}
+	return k
+}
+
+// loadTypes reads the kernel's BTF.
+func (d *describer) loadTypes(k *Kernel) {
+	k.types = newTypes(nil)
+	start, err := k.address("__start_BTF")
+	stop, err2 := k.address("__stop_BTF")
+	if err != nil || err2 != nil {
+		k.lacks("BTF: symbol __start_BTF is absent (built without CONFIG_DEBUG_INFO_BTF)")
+		return
+	}
+	size := uint64(stop - start)
+	if stop < start || size > btf.MaxSize {
+		k.lacks(fmt.Sprintf("BTF: section from %v to %v makes no sense", start, stop))
+		return
+	}
+	d.progress("reading types")
+	blob := make([]byte, size)
+	if n, err := k.space.Read(blob, start); err != nil {
+		k.lacks(fmt.Sprintf("BTF: %d of %d bytes readable: %v", n, size, err))
+		return
+	}
+	spec, err := btf.Load(blob)
+	if err != nil {
+		k.lacks(fmt.Sprintf("BTF: %v", err))
+		return
+	}
+	k.types = newTypes(spec)
+	k.fact("types", fmt.Sprintf("btf in kernel memory (%d bytes)", size))
+}
+
+// Values of system_state (include/linux/kernel.h), for kernels without BTF:
+// SYSTEM_RUNNING has been 2 until 5.14 and 3 since, and whatever is not 0 or 1
+// is past the point where the kernel can be read.
+const systemScheduling = 1
+
+// checkBooted returns ErrNotBooted while the kernel has not started its first
+// program.
+func (d *describer) checkBooted(ctx context.Context, k *Kernel) error {
+	if d.opts.Early || !d.g.Info().Live {
+		return nil
+	}
+	va, err := k.address("system_state")
+	if err != nil {
+		k.lacks("boot state: symbol system_state is absent")
+		return nil
+	}
+	state, err := k.space.ReadUint32(va)
+	if err != nil {
+		return notBooted(ctx, d.g, nil, err)
+	}
+	running, err := k.types.Enum("system_states", "SYSTEM_RUNNING")
+	if err != nil {
+		running = systemScheduling + 1
+	}
+	if int64(state) < running {
+		return fmt.Errorf("describe guest: %w: Linux %s found at %v, still starting (system_state is %d, running is %d)",
+			vitrine.ErrNotBooted, k.release, k.base, state, running)
+	}
+	k.fact("boot", "kallsyms system_state")
+	return nil
+}
+
+// addLateFacts tells of what is looked up when it is first asked for.
+func (k *Kernel) addLateFacts() {
+	if va, err := k.address("syscalls_metadata"); err != nil {
+		k.lacks("system call metadata: symbol syscalls_metadata is absent (built without CONFIG_FTRACE_SYSCALLS)")
+	} else if p, err := k.space.ReadPointer(va); err != nil || p == 0 {
+		k.lacks("system call metadata: table not filled in")
+	} else {
+		k.fact("syscalls", "syscalls_metadata in kernel memory")
+	}
+	if _, err := k.address("__per_cpu_offset"); err != nil {
+		k.lacks("per-CPU variables: symbol __per_cpu_offset is absent (built without CONFIG_SMP or CONFIG_KALLSYMS_ALL)")
+	} else {
+		k.fact("percpu", "kallsyms __per_cpu_offset")
+	}
+}
+
+// PhysBase returns the guest-physical address at which the kernel's image starts.
+func (k *Kernel) PhysBase() arch.GPA { return arch.GPA(uint64(k.base) + k.physOff) }

@@ -1,0 +1,227 @@
+package kallsyms
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+	"sync"
+)
+
+// Table is a decoded symbol table, in address order. It may be used
+// concurrently.
+type Table struct {
+	layout Layout
+	addrs  []uint64
+	starts []uint32 // where in text each name starts; one more at the end
+	text   string   // type letter and name of each symbol, back to back
+
+	once   sync.Once
+	byName map[string]int32 // built at the first look-up by name
+}
+
+// kernelHalf is the lowest address of x86-64 kernel images.
+const kernelHalf = 0xffff_ffff_8000_0000
+
+// Form is how the entries of offsets give addresses.
+type Form uint8
+
+// The forms. Which one a table has is told by which one puts all symbols in
+// ascending order.
+const (
+	// FormBase: entries are unsigned and count from relative_base, or where
+	// there is none from the kernel's start.
+	FormBase Form = iota
+	// FormAbsolute: an entry that is not negative is an address (of a per-CPU
+	// symbol), a negative one -1 minus the distance from relative_base
+	// (CONFIG_KALLSYMS_ABSOLUTE_PERCPU, x86-64 until 6.14).
+	FormAbsolute
+	// FormPlace: an entry is signed and counts from its own address (7.x).
+	FormPlace
+)
+
+// addresser computes addresses from the entries of offsets.
+type addresser struct {
+	form Form
+	base uint64 // of FormBase and FormAbsolute
+	at   uint64 // address of the first entry
+}
+
+func (a addresser) addr(i int, off uint32) uint64 {
+	signed := uint64(int64(int32(off)))
+	switch a.form {
+	case FormPlace:
+		return a.at + 4*uint64(i) + signed
+	case FormAbsolute:
+		if int32(off) >= 0 {
+			return uint64(off)
+		}
+		return a.base - 1 - signed
+	}
+	return a.base + uint64(off)
+}
+
+// findOffsets finds the addresses that belong to a layout whose num_syms lies
+// at count.
+func findOffsets(b []byte, where place, count int, l *Layout) error {
+	size := 4 * l.Count
+	behind := l.Index + 2*tokenCount
+	before := count&^7 - 8
+	for _, c := range []Layout{
+		l.with(behind, align8(behind+size), FormAbsolute), // since 6.4
+		l.with(behind, align8(behind+size), FormBase),     // since 6.15
+		l.with((before-size)&^7, before, FormAbsolute),    // until 6.3
+		l.with((before-size)&^7, before, FormBase),        // the same, for one processor
+		l.with(behind, -1, FormPlace),                     // 7.x
+		l.with(behind, -1, FormBase),
+	} {
+		if c.fits(b) && ascending(b[c.Offsets:][:size], c.addresser(b, where)) {
+			*l = c
+			return nil
+		}
+	}
+	return fmt.Errorf("names of %d symbols found, addresses not: %w", l.Count, ErrNotFound)
+}
+
+func (l Layout) with(offsets, base int, form Form) Layout {
+	l.Offsets, l.RelativeBase, l.Form = offsets, base, form
+	return l
+}
+
+// fits reports whether offsets and relative_base lie in b, and the latter can
+// be the lowest symbol of a kernel image.
+func (l Layout) fits(b []byte) bool {
+	if l.Offsets < 0 || l.Offsets+4*l.Count > len(b) || l.RelativeBase+8 > len(b) {
+		return false
+	}
+	if l.RelativeBase < 0 {
+		return true
+	}
+	v := binary.LittleEndian.Uint64(b[l.RelativeBase:])
+	return v >= kernelHalf && v&0xfff == 0
+}
+
+func (l Layout) addresser(b []byte, where place) addresser {
+	a := addresser{form: l.Form, base: where.base, at: where.va + uint64(l.Offsets)}
+	if l.RelativeBase >= 0 {
+		a.base = binary.LittleEndian.Uint64(b[l.RelativeBase:])
+	}
+	return a
+}
+
+// align8 rounds p up to a multiple of 8.
+func align8(p int) int { return (p + 7) &^ 7 }
+
+// ascending reports whether the addresses of all symbols are in order, enough
+// of them differ, and the highest are a kernel's.
+func ascending(b []byte, a addresser) bool {
+	last, distinct := uint64(0), 0
+	for p := 0; p < len(b); p += 4 {
+		v := a.addr(p/4, binary.LittleEndian.Uint32(b[p:]))
+		if v < last {
+			return false
+		}
+		if v != last {
+			distinct++
+		}
+		last = v
+	}
+	return distinct > len(b)/4/4 && last >= kernelHalf
+}
+
+// decode reads a table from a layout that was checked. The guest may have
+// changed the bytes since, so it checks what it needs anew.
+func decode(b []byte, where place, tok *tokens, l *Layout) (*Table, error) {
+	t := &Table{layout: *l, addrs: make([]uint64, l.Count), starts: make([]uint32, 0, l.Count+1)}
+	a := l.addresser(b, where)
+	for i := range t.addrs {
+		t.addrs[i] = a.addr(i, binary.LittleEndian.Uint32(b[l.Offsets+4*i:]))
+	}
+	text := make([]byte, 0, 4*(l.NamesEnd-l.Names))
+	for p, i := l.Names, 0; i < l.Count; i++ {
+		size, head := entry(b, p)
+		if head == 0 || p+head+size > l.NamesEnd {
+			return nil, fmt.Errorf("decode name %d: %w", i, ErrFormat)
+		}
+		t.starts = append(t.starts, uint32(len(text)))
+		for _, c := range b[p+head : p+head+size] {
+			text = append(text, tok.text[c]...)
+		}
+		if n := len(text) - int(t.starts[i]); n < 2 || n > maxName {
+			return nil, fmt.Errorf("decode name %d: %d characters: %w", i, n, ErrFormat)
+		}
+		if len(text) > maxNames {
+			return nil, fmt.Errorf("decode names: more than %d bytes: %w", maxNames, ErrFormat)
+		}
+		p += head + size
+	}
+	t.starts = append(t.starts, uint32(len(text)))
+	t.text = string(text)
+	if !slices.IsSorted(t.addrs) {
+		return nil, fmt.Errorf("decode addresses: not in order: %w", ErrFormat)
+	}
+	return t, nil
+}
+
+// Layout returns where the parts of the table were found.
+func (t *Table) Layout() Layout { return t.layout }
+
+// Len returns the number of symbols.
+func (t *Table) Len() int { return len(t.addrs) }
+
+// Addr returns the address of symbol i. Per-CPU symbols of kernels until 6.14
+// are offsets from zero; later ones are kernel addresses.
+func (t *Table) Addr(i int) uint64 { return t.addrs[i] }
+
+// Name returns the name of symbol i.
+func (t *Table) Name(i int) string { return t.text[t.starts[i]+1 : t.starts[i+1]] }
+
+// Type returns the letter that nm prints for symbol i.
+func (t *Table) Type(i int) byte { return t.text[t.starts[i]] }
+
+// Lookup returns the first symbol of that name.
+func (t *Table) Lookup(name string) (int, bool) {
+	t.once.Do(func() {
+		t.byName = make(map[string]int32, t.Len())
+		for i := t.Len() - 1; i >= 0; i-- {
+			t.byName[t.Name(i)] = int32(i)
+		}
+	})
+	i, ok := t.byName[name]
+	return int(i), ok
+}
+
+// LookupSlow is Lookup without the index by name: a search through the text,
+// for the few names that are asked for before the index pays.
+func (t *Table) LookupSlow(name string) (int, bool) {
+	for from := 0; ; {
+		i := strings.Index(t.text[from:], name)
+		if i < 0 {
+			return 0, false
+		}
+		at := uint32(from + i)
+		n := sort.Search(len(t.starts), func(k int) bool { return t.starts[k] >= at }) - 1
+		if n >= 0 && n < t.Len() && t.starts[n]+1 == at && t.Name(n) == name {
+			return n, true
+		}
+		from += i + 1
+	}
+}
+
+// At returns the last of the symbols with the highest address that is not
+// above a, and false when a lies below all of them.
+func (t *Table) At(a uint64) (int, bool) {
+	i := sort.Search(len(t.addrs), func(k int) bool { return t.addrs[k] > a }) - 1
+	return i, i >= 0
+}
+
+// Next returns the lowest address above that of symbol i, 0 when there is none.
+func (t *Table) Next(i int) uint64 {
+	for k := i + 1; k < len(t.addrs); k++ {
+		if t.addrs[k] != t.addrs[i] {
+			return t.addrs[k]
+		}
+	}
+	return 0
+}

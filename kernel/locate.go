@@ -1,0 +1,205 @@
+package kernel
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	vitrine "github.com/vitrine-vmi/vitrine"
+	"github.com/vitrine-vmi/vitrine/arch"
+	"github.com/vitrine-vmi/vitrine/kernel/internal/kallsyms"
+	"github.com/vitrine-vmi/vitrine/kernel/internal/vmcoreinfo"
+)
+
+// root is a page table that may be the kernel's, and how it was found.
+type root struct {
+	mode arch.PagingMode
+	addr arch.GPA
+	from string // provenance: "registers", "vmcoreinfo"
+}
+
+// pages that lie this far apart are the two page tables of one process where
+// the kernel isolates its page tables: the kernel's, then the user's
+// (PTI_PGTABLE_SWITCH_BIT, arch/x86/entry/calling.h, since 4.15).
+const ptiSwitch = 1 << 12
+
+// rootsFromRegisters returns the page tables that the virtual processors use,
+// the kernel's half of an isolated pair first. With an error it tells what the
+// processors do instead.
+func rootsFromRegisters(ctx context.Context, g *vitrine.Guest) ([]root, *sighting, error) {
+	var roots []root
+	seen := &sighting{}
+	have := map[arch.GPA]bool{}
+	for cpu := range min(g.CPUs(), maxCPUs) {
+		r, err := g.Registers(ctx, cpu)
+		if err != nil {
+			return roots, seen, err
+		}
+		seen.add(g, cpu, r)
+		mode := r.PagingMode()
+		if mode != arch.Paging4Level && mode != arch.Paging5Level {
+			continue
+		}
+		for _, a := range []arch.GPA{r.Root() &^ ptiSwitch, r.Root()} {
+			if !have[a] {
+				have[a] = true
+				roots = append(roots, root{mode: mode, addr: a, from: "registers"})
+			}
+		}
+	}
+	return roots, seen, nil
+}
+
+// found is what locating a kernel yields, every part checked against the others.
+type found struct {
+	root    root
+	image   *image
+	table   *kallsyms.Table
+	space   *vitrine.AddressSpace // by init_top_pgt
+	info    *vmcoreinfo.Info      // nil when the guest has none
+	infoBy  string                // how info was found
+	release string
+	banner  string
+}
+
+// tryRoot looks for a Linux kernel through one page table.
+func tryRoot(g *vitrine.Guest, r root) (*found, error) {
+	im, err := mapImage(g, r.mode, r.addr)
+	if err != nil {
+		return nil, err
+	}
+	f := &found{root: r, image: im}
+	if err := f.findSymbols(); err != nil {
+		return nil, err
+	}
+	if err := f.findSpace(); err != nil {
+		return nil, err
+	}
+	if err := f.findBanner(); err != nil {
+		return nil, err
+	}
+	return f, f.findInfo()
+}
+
+// findSymbols looks for the symbol table in the image.
+func (f *found) findSymbols() error {
+	var buf, p []byte
+	last := kallsyms.ErrNotFound
+	for _, r := range f.image.byTrust() {
+		p, buf = f.image.bytes(r, buf)
+		t, err := kallsyms.Find(p, uint64(r.va), uint64(f.image.base()))
+		if err == nil {
+			err = f.checkTable(t)
+		}
+		if err == nil {
+			f.table = t
+			return nil
+		}
+		if !errors.Is(err, kallsyms.ErrNotFound) || errors.Is(last, kallsyms.ErrNotFound) {
+			last = err
+		}
+	}
+	return fmt.Errorf("look for kallsyms in the %d MiB image at %v: %w", f.image.size()>>20, f.image.base(), last)
+}
+
+// checkTable compares a symbol table with the place of the image.
+func (f *found) checkTable(t *kallsyms.Table) error {
+	i, ok := t.LookupSlow("_text")
+	if !ok {
+		i, ok = t.LookupSlow("_stext")
+	}
+	if !ok {
+		return fmt.Errorf("symbol table has neither _text nor _stext: %w", kallsyms.ErrFormat)
+	}
+	if a := arch.GVA(t.Addr(i)); a != f.image.base() && !f.image.holds(a) {
+		return fmt.Errorf("symbol table has %s at %v, the image starts at %v: %w", t.Name(i), a, f.image.base(), kallsyms.ErrFormat)
+	}
+	return nil
+}
+
+// holds reports whether the page tables map a.
+func (im *image) holds(a arch.GVA) bool {
+	for _, r := range im.runs {
+		if a >= r.va && a < r.end() {
+			return true
+		}
+	}
+	return false
+}
+
+func (f *found) symbol(name string) (arch.GVA, bool) {
+	i, ok := f.table.LookupSlow(name)
+	if !ok {
+		return 0, false
+	}
+	return arch.GVA(f.table.Addr(i)), true
+}
+
+// findSpace makes the kernel's own address space from init_top_pgt and checks
+// that the page table maps itself where the one in use maps it.
+func (f *found) findSpace() error {
+	use := f.image.g.AddressSpace(f.root.mode, f.root.addr)
+	va, ok := f.symbol("init_top_pgt") // swapper_pg_dir until 4.16
+	if !ok {
+		va, ok = f.symbol("swapper_pg_dir")
+	}
+	if !ok { // CONFIG_KALLSYMS_ALL is off
+		f.space = use
+		return nil
+	}
+	pa, err := use.Translate(va)
+	if err != nil {
+		return fmt.Errorf("find the kernel's page table: %w", err)
+	}
+	own := f.image.g.AddressSpace(f.root.mode, pa)
+	if again, err := own.Translate(va); err != nil || again != pa {
+		return fmt.Errorf("the kernel's page table at %v does not map itself yet", pa)
+	}
+	f.space = own
+	return nil
+}
+
+var bannerStart = []byte("Linux version ")
+
+// findBanner reads the line that the kernel prints first.
+func (f *found) findBanner() error {
+	va, ok := f.symbol("linux_banner")
+	if !ok {
+		va, ok = f.searchBanner()
+	}
+	if !ok {
+		return errors.New("symbol table found, banner \"Linux version\" not")
+	}
+	s, err := f.space.ReadString(va, 1024)
+	if err != nil {
+		return fmt.Errorf("read banner: %w", err)
+	}
+	rest, ok := strings.CutPrefix(s, string(bannerStart))
+	if !ok {
+		return fmt.Errorf("banner reads %.40q", s)
+	}
+	f.banner = strings.TrimRight(s, "\n")
+	f.release, _, _ = strings.Cut(rest, " ")
+	return nil
+}
+
+func (f *found) searchBanner() (arch.GVA, bool) {
+	var buf, p []byte
+	for _, r := range f.image.byTrust() {
+		p, buf = f.image.bytes(r, buf)
+		// The format of /proc/version starts the same and goes on with a verb.
+		for at := 0; ; {
+			i := bytes.Index(p[at:], bannerStart)
+			if i < 0 {
+				break
+			}
+			at += i + len(bannerStart)
+			if at < len(p) && p[at] >= '0' && p[at] <= '9' {
+				return r.va + arch.GVA(at-len(bannerStart)), true
+			}
+		}
+	}
+	return 0, false
+}

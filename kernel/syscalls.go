@@ -1,0 +1,125 @@
+package kernel
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/vitrine-vmi/vitrine/arch"
+)
+
+// Syscall is a system call as the kernel's own tracing describes it.
+type Syscall struct {
+	NR   int    // its number
+	Name string // "openat": without the prefix sys_
+	Args []SyscallArg
+}
+
+// SyscallArg is a parameter of a system call.
+type SyscallArg struct {
+	Name string // "filename"
+	Type string // as C writes it: "const char *"
+}
+
+// Limits on what the guest's tables may hold: x86-64 has numbers up to about
+// 470 and at most six arguments.
+const (
+	maxSyscalls    = 1024
+	maxSyscallArgs = 6
+	maxArgText     = 256
+)
+
+// syscallLayout is where the members of struct syscall_metadata lie.
+type syscallLayout struct{ name, nr, nargs, types, args arch.GVA }
+
+// Syscalls returns the system calls of the kernel with the names and types of
+// their arguments, in order of their numbers. It corresponds to the array
+// syscalls_metadata; calls that the kernel does not trace are not in it. The
+// error wraps ErrNoSymbol when the kernel has no such array.
+func (k *Kernel) Syscalls() ([]Syscall, error) {
+	va, err := k.address("syscalls_metadata")
+	if err != nil {
+		return nil, fmt.Errorf("read system call metadata: %w", err)
+	}
+	array, err := k.space.ReadPointer(va)
+	if err != nil {
+		return nil, fmt.Errorf("read system call metadata: %w", err)
+	}
+	l := k.syscallLayout()
+	var calls []Syscall
+	for nr := range maxSyscalls {
+		p, err := k.space.ReadPointer(array + arch.GVA(8*nr))
+		if err != nil {
+			break
+		}
+		// The array's length is not stored. What lies behind it does not point
+		// to an entry that has just this number.
+		if p < k.base || p >= k.end {
+			continue
+		}
+		if n, err := k.space.ReadUint32(p + l.nr); err != nil || n != uint32(nr) {
+			continue
+		}
+		if c, ok := k.syscall(p, l); ok {
+			c.NR = nr
+			calls = append(calls, c)
+		}
+	}
+	if len(calls) == 0 {
+		return nil, fmt.Errorf("read system call metadata: no valid entry at %v", array)
+	}
+	return calls, nil
+}
+
+// syscallLayout returns the layout of struct syscall_metadata: from BTF, else
+// the one that it has had from 2.6.33 on.
+func (k *Kernel) syscallLayout() syscallLayout {
+	l := syscallLayout{name: 0, nr: 8, nargs: 12, types: 16, args: 24}
+	for member, off := range map[string]*arch.GVA{
+		"name": &l.name, "syscall_nr": &l.nr, "nb_args": &l.nargs, "types": &l.types, "args": &l.args,
+	} {
+		if f, err := k.types.Field("syscall_metadata", member); err == nil {
+			*off = arch.GVA(f.Offset)
+		}
+	}
+	return l
+}
+
+func (k *Kernel) syscall(p arch.GVA, l syscallLayout) (Syscall, bool) {
+	name, err := k.stringAt(p + l.name)
+	if err != nil || !strings.HasPrefix(name, "sys_") {
+		return Syscall{}, false
+	}
+	c := Syscall{Name: strings.TrimPrefix(name, "sys_")}
+	n, err := k.space.ReadUint32(p + l.nargs)
+	if err != nil || n > maxSyscallArgs {
+		return Syscall{}, false
+	}
+	types, err := k.space.ReadPointer(p + l.types)
+	if err != nil {
+		return Syscall{}, false
+	}
+	args, err := k.space.ReadPointer(p + l.args)
+	if err != nil {
+		return Syscall{}, false
+	}
+	for i := range arch.GVA(n) {
+		var a SyscallArg
+		if a.Type, err = k.stringAt(types + 8*i); err != nil {
+			return Syscall{}, false
+		}
+		if a.Name, err = k.stringAt(args + 8*i); err != nil {
+			return Syscall{}, false
+		}
+		c.Args = append(c.Args, a)
+	}
+	return c, true
+}
+
+// stringAt reads the string that the pointer at p points to.
+func (k *Kernel) stringAt(p arch.GVA) (string, error) {
+	s, err := k.space.ReadPointer(p)
+	if err != nil {
+		return "", err
+	}
+	return k.space.ReadString(s, maxArgText)
+}

@@ -1,0 +1,157 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/vitrine-vmi/vitrine/kernel/internal/btf"
+)
+
+// Types is the type information of a kernel. It may be used concurrently; a
+// member that was resolved once is looked up without decoding.
+type Types struct {
+	spec *btf.Spec // nil without type information
+
+	mu     sync.RWMutex
+	fields map[[2]string]resolved // guarded by mu
+}
+
+type resolved struct {
+	field Field
+	err   error
+}
+
+// maxFields bounds the cache of resolved members.
+const maxFields = 1 << 16
+
+func newTypes(spec *btf.Spec) *Types {
+	return &Types{spec: spec, fields: map[[2]string]resolved{}}
+}
+
+// Field is where a member lies in a structure.
+type Field struct {
+	Offset    uint64 // bytes from the start of the structure
+	Size      uint64 // bytes of the member's type; 0 for a flexible array
+	BitOffset uint32 // of a bit-field: its first bit, 0 to 7, counted from Offset
+	BitSize   uint32 // of a bit-field: its bits; 0 for other members
+	TypeName  string // the member's type as C writes it, such as "struct mm_struct *"
+}
+
+// Bits returns the value of a bit-field from the little-endian number that was
+// read at Offset; of any other member, v itself.
+func (f Field) Bits(v uint64) uint64 {
+	if f.BitSize == 0 || f.BitSize >= 64 {
+		return v
+	}
+	return v >> f.BitOffset & (1<<f.BitSize - 1)
+}
+
+// Param is a parameter of a kernel function.
+type Param struct {
+	Name      string
+	Type      string // as C writes it, such as "const char *"
+	Size      uint64 // bytes; 0 when unknown
+	Aggregate bool   // a structure or union passed by value
+}
+
+// FuncProto is the prototype of a kernel function.
+type FuncProto struct {
+	Name     string
+	Params   []Param // without the dots of a variadic function
+	Return   string  // the result's type as C writes it, "void" for none
+	Variadic bool
+}
+
+// Available reports whether the kernel has type information.
+func (t *Types) Available() bool { return t.spec != nil }
+
+// Size returns the size of a named type in bytes: a structure, union, enum or
+// typedef, without the word struct. The error wraps ErrNoType.
+func (t *Types) Size(name string) (uint64, error) {
+	if t.spec == nil {
+		return 0, noTypes("size of " + name)
+	}
+	n, err := t.spec.Size(name)
+	return n, typeError(err)
+}
+
+// Field resolves a member path such as "thread.sp" or "__rb[1].next" in a
+// structure or union; members of anonymous members are found by their own
+// names. The error wraps ErrNoType.
+func (t *Types) Field(structName, path string) (Field, error) {
+	if t.spec == nil {
+		return Field{}, noTypes(structName + "." + path)
+	}
+	key := [2]string{structName, path}
+	t.mu.RLock()
+	r, ok := t.fields[key]
+	t.mu.RUnlock()
+	if ok {
+		return r.field, r.err
+	}
+	f, err := t.spec.Field(structName, path)
+	r = resolved{err: typeError(err)}
+	if err == nil {
+		r.field = Field{Offset: f.Offset, Size: f.Size, BitOffset: f.BitOffset, BitSize: f.BitSize, TypeName: f.Type}
+	}
+	t.mu.Lock()
+	if len(t.fields) < maxFields {
+		t.fields[key] = r
+	}
+	t.mu.Unlock()
+	return r.field, r.err
+}
+
+// Has reports whether a structure has a member; with an empty path, whether
+// the type exists.
+func (t *Types) Has(structName, path string) bool {
+	if path == "" {
+		_, err := t.Size(structName)
+		return err == nil
+	}
+	_, err := t.Field(structName, path)
+	return err == nil
+}
+
+// Enum returns the value of an enumerator. An empty enum name means any,
+// anonymous ones included; the first such call reads all types (0.1 s). The
+// error wraps ErrNoType.
+func (t *Types) Enum(enum, name string) (int64, error) {
+	if t.spec == nil {
+		return 0, noTypes("enumerator " + name)
+	}
+	v, err := t.spec.Enum(enum, name)
+	return v, typeError(err)
+}
+
+// Func returns the prototype of a kernel function. The error wraps ErrNoType.
+func (t *Types) Func(name string) (*FuncProto, error) {
+	if t.spec == nil {
+		return nil, noTypes("function " + name)
+	}
+	f, err := t.spec.Func(name)
+	if err != nil {
+		return nil, typeError(err)
+	}
+	p := &FuncProto{Name: f.Name, Return: f.Return, Variadic: f.Variadic}
+	for _, q := range f.Params {
+		p.Params = append(p.Params, Param(q))
+	}
+	return p, nil
+}
+
+func noTypes(what string) error {
+	return fmt.Errorf("find %s: %w: the kernel has no type information", what, ErrNoType)
+}
+
+// typeError makes err wrap ErrNoType when it says that something does not exist.
+func typeError(err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, btf.ErrNotFound) {
+		return fmt.Errorf("find type: %w: %w", ErrNoType, err)
+	}
+	return fmt.Errorf("find type: %w", err)
+}
