@@ -22,6 +22,16 @@ func (vm *VM) Truth(ctx context.Context, pids ...int) (*wire.Truth, error) {
 	return &t, nil
 }
 
+// BriefTruth is Truth of all processes without mappings, open files and threads: a guest needs milliseconds for each
+// process to report those.
+func (vm *VM) BriefTruth(ctx context.Context) (*wire.Truth, error) {
+	var t wire.Truth
+	if err := vm.link.request(ctx, wire.OpTruth, wire.TruthArgs{Brief: true}, &t); err != nil {
+		return nil, err
+	}
+	return &t, nil
+}
+
 // Spawn starts a workload of the ground-truth program; see the kinds in its sources (guest/workloads.go, holders.go).
 // It returns when the workload is set up.
 func (vm *VM) Spawn(ctx context.Context, kind, name string, args ...string) (wire.Spawned, error) {
@@ -32,7 +42,7 @@ func (vm *VM) Spawn(ctx context.Context, kind, name string, args ...string) (wir
 func (vm *VM) SpawnProgram(ctx context.Context, name string, argv ...string) (wire.Spawned, error) {
 	a := wire.SpawnArgs{Kind: "program", Name: name, Path: argv[0]}
 	for _, s := range argv {
-		a.Argv = append(a.Argv, []byte(s))
+		a.Argv = append(a.Argv, wire.Text(s))
 	}
 	return vm.SpawnWith(ctx, a)
 }
@@ -94,7 +104,7 @@ func (vm *VM) Run(ctx context.Context, argv ...string) ([]byte, error) {
 
 // ReadFile returns a file of the guest.
 func (vm *VM) ReadFile(ctx context.Context, path string) ([]byte, error) {
-	var b []byte
+	var b wire.Text
 	err := vm.link.request(ctx, wire.OpRead, wire.ReadArgs{Path: path}, &b)
 	return b, err
 }

@@ -62,7 +62,7 @@ func TestTruthOfKnownProcess(t *testing.T) {
 	vm := vmtest.Shared(t, nil)
 	name := []byte("odd) name (1")
 	s := vmtest.SpawnWith(t, vm, wire.SpawnArgs{
-		Kind: "program", Name: "tail", Path: "/usr/bin/tail", Argv: [][]byte{name, []byte("-f"), []byte("/etc/hostname"), {0xff, 0xfe}},
+		Kind: "program", Name: "tail", Path: "/usr/bin/tail", Argv: []wire.Text{name, []byte("-f"), []byte("/etc/hostname"), {0xff, 0xfe}},
 		Dir: "/tmp", UID: 1234, GID: 99,
 	})
 	p := vmtest.Truth(t, vm, s.PID).Find(s.PID)
@@ -98,6 +98,12 @@ func TestManyProcesses(t *testing.T) {
 	begin = time.Now()
 	truth := vmtest.Truth(t, vm)
 	t.Logf("truth of %d processes in %v", len(truth.Procs), time.Since(begin))
+	begin = time.Now()
+	brief, err := vm.BriefTruth(t.Context())
+	if err != nil || len(brief.Procs) < 500 {
+		t.Fatalf("brief truth of %d processes: %v", len(brief.Procs), err)
+	}
+	t.Logf("brief truth of %d processes in %v", len(brief.Procs), time.Since(begin))
 	for i, tid := range s.TIDs {
 		p := truth.Find(tid)
 		if p == nil || p.PPID() != s.PID || p.Comm() != "kid"+strconv.Itoa(i) || !p.Stable {

@@ -67,7 +67,7 @@ func (p *procs) reap() {
 }
 
 // start runs a program; the lock is held over the fork so that the reaper cannot meet a pid that it does not know.
-func (p *procs) start(path string, argv [][]byte, attr *syscall.ProcAttr) (int, chan syscall.WaitStatus, error) {
+func (p *procs) start(path string, argv []wire.Text, attr *syscall.ProcAttr) (int, chan syscall.WaitStatus, error) {
 	args := make([]string, len(argv))
 	for i, a := range argv {
 		args[i] = string(a)
@@ -116,11 +116,11 @@ func (p *procs) spawn(a wire.SpawnArgs) (wire.Spawned, error) {
 }
 
 // commandOf returns what to execute: for a built-in kind a link named like the kind, so that the task has that name.
-func commandOf(a wire.SpawnArgs) (string, [][]byte, error) {
+func commandOf(a wire.SpawnArgs) (string, []wire.Text, error) {
 	if a.Kind == "program" {
 		argv := a.Argv
 		if len(argv) == 0 {
-			argv = [][]byte{[]byte(a.Path)}
+			argv = []wire.Text{[]byte(a.Path)}
 		}
 		return a.Path, argv, nil
 	}
@@ -131,14 +131,14 @@ func commandOf(a wire.SpawnArgs) (string, [][]byte, error) {
 	if err := os.Symlink("/init", path); err != nil && !os.IsExist(err) {
 		return "", nil, err
 	}
-	argv := [][]byte{[]byte(path), []byte("workload"), []byte(a.Kind), []byte(a.Name)}
+	argv := []wire.Text{[]byte(path), []byte("workload"), []byte(a.Kind), []byte(a.Name)}
 	for _, s := range a.Args {
 		argv = append(argv, []byte(s))
 	}
 	return path, argv, nil
 }
 
-func (p *procs) startPiped(path string, argv [][]byte, a wire.SpawnArgs) (*load, error) {
+func (p *procs) startPiped(path string, argv []wire.Text, a wire.SpawnArgs) (*load, error) {
 	inR, inW, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -286,7 +286,7 @@ func (p *procs) run(a wire.RunArgs) (wire.RunResult, error) {
 		return wire.RunResult{}, err
 	}
 	defer r.Close()
-	argv := make([][]byte, len(a.Argv))
+	argv := make([]wire.Text, len(a.Argv))
 	for i, s := range a.Argv {
 		argv[i] = []byte(s)
 	}

@@ -133,7 +133,7 @@ func (s *server) do(q wire.Request) (any, error) {
 	case wire.OpRun:
 		return call(q, s.procs.run)
 	case wire.OpRead:
-		return call(q, func(a wire.ReadArgs) ([]byte, error) { return os.ReadFile(a.Path) })
+		return call(q, func(a wire.ReadArgs) (wire.Text, error) { return os.ReadFile(a.Path) })
 	case wire.OpInsmod:
 		return call(q, nothing(insmod))
 	case wire.OpRmmod:

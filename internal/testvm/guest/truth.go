@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// truth reads everything twice and says of each process whether the readings agree.
+// truth reads the records of processes.
 func truth(a wire.TruthArgs) (wire.Truth, error) {
 	t := wire.Truth{Reporter: os.Getpid(), ClockHz: 100} // USER_HZ is 100 on every x86 and arm64
 	var err error
@@ -33,34 +32,31 @@ func truth(a wire.TruthArgs) (wire.Truth, error) {
 		}
 	}
 	for _, pid := range pids {
-		p, ok := readProc(pid)
-		if !ok {
-			continue // ended meanwhile
+		if p, ok := readProc(pid, a.Brief); ok { // else it ended meanwhile
+			t.Procs = append(t.Procs, p)
 		}
-		again, ok := readProc(pid)
-		p.Stable = ok && same(p, again)
-		t.Procs = append(t.Procs, p)
 	}
 	return t, nil
 }
 
-// same compares two readings; times, faults and context-switch counters of stat and status move by themselves.
-func same(a, b wire.Proc) bool {
-	a.Stat, b.Stat, a.Status, b.Status = nil, nil, steady(a.Status), steady(b.Status)
-	return reflect.DeepEqual(a, b)
-}
-
-func steady(status []byte) []byte {
-	var kept []byte
-	for line := range bytes.Lines(status) {
-		if !bytes.Contains(line, []byte("ctxt_switches")) && !bytes.HasPrefix(line, []byte("State")) && !bytes.HasPrefix(line, []byte("Vm")) && !bytes.HasPrefix(line, []byte("Rss")) {
-			kept = append(kept, line...)
-		}
+// steady says whether the process is what it was when p was read. Times and counters of stat move by themselves.
+func steady(p wire.Proc, dir string, brief bool) bool {
+	stat, err := os.ReadFile(filepath.Join(dir, "stat"))
+	if err != nil {
+		return false
 	}
-	return kept
+	now := wire.Proc{Stat: stat}
+	if now.Comm() != p.Comm() || now.StartTicks() != p.StartTicks() {
+		return false
+	}
+	if brief {
+		return true
+	}
+	text, _ := os.ReadFile(filepath.Join(dir, "maps"))
+	return bytes.Equal(text, p.Maps)
 }
 
-func readProc(pid int) (wire.Proc, bool) {
+func readProc(pid int, brief bool) (wire.Proc, bool) {
 	dir := filepath.Join("/proc", strconv.Itoa(pid))
 	p := wire.Proc{PID: pid}
 	var err error
@@ -70,11 +66,14 @@ func readProc(pid int) (wire.Proc, bool) {
 	// What follows may fail for a kernel thread or a zombie: absent is then the truth.
 	p.Status, _ = os.ReadFile(filepath.Join(dir, "status"))
 	p.Cmdline, _ = os.ReadFile(filepath.Join(dir, "cmdline"))
-	p.Maps, _ = os.ReadFile(filepath.Join(dir, "maps"))
 	p.Exe = link(filepath.Join(dir, "exe"))
 	p.Cwd = link(filepath.Join(dir, "cwd"))
-	p.FDs = readFDs(dir)
-	p.Tasks = readTasks(dir)
+	if !brief {
+		p.Maps, _ = os.ReadFile(filepath.Join(dir, "maps"))
+		p.FDs = readFDs(dir)
+		p.Tasks = readTasks(dir)
+	}
+	p.Stable = steady(p, dir, brief)
 	return p, true
 }
 

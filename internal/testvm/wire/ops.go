@@ -11,7 +11,7 @@ const (
 	OpQuiet    = "quiet"    // nothing -> nothing: every workload is gone afterwards
 	OpRate     = "rate"     // RateArgs -> Rate
 	OpRun      = "run"      // RunArgs -> RunResult
-	OpRead     = "read"     // ReadArgs -> []byte
+	OpRead     = "read"     // ReadArgs -> Text
 	OpInsmod   = "insmod"   // InsmodArgs -> nothing
 	OpRmmod    = "rmmod"    // RmmodArgs -> nothing
 	OpBaseline = "baseline" // nothing -> TextBaseline
@@ -38,6 +38,8 @@ type ResendArgs struct {
 // TruthArgs says which processes to report; none means all.
 type TruthArgs struct {
 	PIDs []int `json:"pids,omitempty"`
+	// Brief leaves out maps, open files and threads, which take the guest longest.
+	Brief bool `json:"brief,omitempty"`
 }
 
 // SpawnArgs starts a workload. Kind names one that is built into the ground-truth program, or is "program" for the
@@ -49,7 +51,7 @@ type SpawnArgs struct {
 
 	// For Kind "program":
 	Path string   `json:"path,omitempty"`
-	Argv [][]byte `json:"argv,omitempty"` // whole, with argv[0]; bytes, as a name need not be UTF-8
+	Argv []Text   `json:"argv,omitempty"` // whole, with argv[0]; bytes, as a name need not be UTF-8
 	Env  []string `json:"env,omitempty"`
 
 	// For every kind:
@@ -99,13 +101,13 @@ func (r Rate) PerSecond() float64 {
 // RunArgs runs a command to its end.
 type RunArgs struct {
 	Argv  []string `json:"argv"`
-	Stdin []byte   `json:"stdin,omitempty"`
+	Stdin Text     `json:"stdin,omitempty"`
 }
 
 // RunResult is a finished command.
 type RunResult struct {
-	Output []byte `json:"output"` // stdout and stderr together
-	Code   int    `json:"code"`   // exit status, -signal when a signal ended it
+	Output Text `json:"output"` // stdout and stderr together
+	Code   int  `json:"code"`   // exit status, -signal when a signal ended it
 }
 
 // ReadArgs names a file to read whole.
@@ -143,8 +145,8 @@ type TextDiff struct {
 type TextRange struct {
 	Addr   uint64 `json:"addr"`
 	Symbol string `json:"symbol"` // name+offset
-	Old    []byte `json:"old"`
-	New    []byte `json:"new"`
+	Old    Text   `json:"old"`
+	New    Text   `json:"new"`
 }
 
 // SeqCall is one system call that a "sequence" workload made, in the order of its thread.

@@ -20,30 +20,30 @@ type Truth struct {
 // Proc is one process as its /proc directory shows it.
 type Proc struct {
 	PID     int    `json:"pid"`
-	Status  []byte `json:"status"`
-	Stat    []byte `json:"stat"`
-	Cmdline []byte `json:"cmdline"`
-	Exe     []byte `json:"exe"` // link text; nil when there is none, as for kernel threads
-	Cwd     []byte `json:"cwd"`
-	Maps    []byte `json:"maps"`
+	Status  Text   `json:"status"`
+	Stat    Text   `json:"stat"`
+	Cmdline Text   `json:"cmdline"`
+	Exe     Text   `json:"exe"` // link text; nil when there is none, as for kernel threads
+	Cwd     Text   `json:"cwd"`
+	Maps    Text   `json:"maps"`
 	FDs     []FD   `json:"fds"`
 	Tasks   []Task `json:"tasks"`
-	// Stable says that two readings of everything above, times apart, were the same.
+	// Stable says that mappings, name and start time were the same before and after all this was read.
 	Stable bool `json:"stable"`
 }
 
 // FD is one open file of a process.
 type FD struct {
 	FD    int    `json:"fd"`
-	Link  []byte `json:"link"`  // text of /proc/PID/fd/N
+	Link  Text   `json:"link"`  // text of /proc/PID/fd/N
 	Pos   int64  `json:"pos"`   // from fdinfo
 	Flags uint64 `json:"flags"` // from fdinfo, with O_CLOEXEC
 }
 
 // Task is one thread of a process.
 type Task struct {
-	TID  int    `json:"tid"`
-	Comm []byte `json:"comm"`
+	TID  int  `json:"tid"`
+	Comm Text `json:"comm"`
 }
 
 // Module is one loaded kernel module, from /proc/modules.
