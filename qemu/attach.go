@@ -46,7 +46,7 @@ func (o *Options) orDefault() Options {
 func Attach(ctx context.Context, qmpPath string, opts *Options) (*vitrine.Guest, error) {
 	o := opts.orDefault()
 	m := &machine{timeout: o.Timeout, allowSlow: o.AllowSlow}
-	s, err := dialMonitor(ctx, qmpPath, o.BusyWait, m.life.event)
+	s, err := dialMonitor(ctx, qmpPath, o.BusyWait, m.onEvent)
 	if err != nil {
 		return nil, err
 	}
@@ -85,6 +85,9 @@ func (m *machine) watchEnd() {
 		m.mem.fail(vitrine.ErrGone)
 	}
 	m.life.end()
+	if c := m.ctl.Load(); c != nil {
+		c.event(vitrine.LifeGone)
+	}
 }
 
 func (m *machine) openMemory(ctx context.Context) error {

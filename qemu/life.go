@@ -26,12 +26,20 @@ var lifeEvents = map[string]vitrine.LifeEvent{
 	"SHUTDOWN": vitrine.LifeShutdown,
 }
 
-// event takes an event of the monitor.
-func (h *hub) event(ev qmp.Event) {
+// onEvent takes an event of the monitor, in the monitor's goroutine.
+func (m *machine) onEvent(ev qmp.Event) {
 	e, ok := lifeEvents[ev.Name]
 	if !ok {
 		return
 	}
+	m.life.event(e)
+	if c := m.ctl.Load(); c != nil {
+		c.event(e)
+	}
+}
+
+// event hands an event to the watchers.
+func (h *hub) event(e vitrine.LifeEvent) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.muted && (e == vitrine.LifeStop || e == vitrine.LifeResume) {

@@ -22,6 +22,9 @@ type machine struct {
 	life      hub
 	closed    atomic.Bool
 
+	controlled atomic.Bool             // OpenControl is in force, or Repair
+	ctl        atomic.Pointer[control] // what wants run state events, nil when nobody does
+
 	// Immutable after attach.
 	name  string
 	cpus  []int // QEMU's index of each virtual processor

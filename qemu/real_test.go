@@ -84,7 +84,7 @@ func (e *emulator) backend(t testing.TB, opts *Options) *machine {
 	t.Helper()
 	o := opts.orDefault()
 	m := &machine{timeout: o.Timeout, allowSlow: o.AllowSlow}
-	s, err := dialMonitor(t.Context(), e.qmp, o.BusyWait, m.life.event)
+	s, err := dialMonitor(t.Context(), e.qmp, o.BusyWait, m.onEvent)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -105,14 +105,14 @@ func (p Process) openMapped(v VMA) (*os.File, bool, error) {
 
 // candidates returns the paths under which the file of a mapping may be found.
 func (p Process) candidates(v VMA) []string {
-	paths := []string{p.path("map_files", fmt.Sprintf("%x-%x", v.Start, v.End))}
-	if fds, err := os.ReadDir(p.path("fd")); err == nil {
+	paths := []string{p.Path("map_files", fmt.Sprintf("%x-%x", v.Start, v.End))}
+	if fds, err := os.ReadDir(p.Path("fd")); err == nil {
 		for _, fd := range fds {
-			paths = append(paths, p.path("fd", fd.Name()))
+			paths = append(paths, p.Path("fd", fd.Name()))
 		}
 	}
 	if strings.HasPrefix(v.Path, "/") && !strings.HasSuffix(v.Path, " (deleted)") {
-		paths = append(paths, p.path("root")+v.Path, v.Path)
+		paths = append(paths, p.Path("root")+v.Path, v.Path)
 	}
 	return paths
 }

@@ -15,14 +15,15 @@ import (
 // Process is a process of this host, by number. It holds no resource.
 type Process int
 
-// path returns a path under /proc/PID.
-func (p Process) path(elem ...string) string {
+// Path returns a path under /proc/PID. A link among its elements is not
+// resolved, so "root" and "cwd" lead into the process's own view of files.
+func (p Process) Path(elem ...string) string {
 	return filepath.Join(append([]string{"/proc", strconv.Itoa(int(p))}, elem...)...)
 }
 
 // Maps returns the mappings of the process. It needs the right to trace it.
 func (p Process) Maps() ([]VMA, error) {
-	f, err := os.Open(p.path("maps"))
+	f, err := os.Open(p.Path("maps"))
 	if err != nil {
 		return nil, err
 	}
@@ -33,16 +34,27 @@ func (p Process) Maps() ([]VMA, error) {
 // Executable returns the path that the process runs, with " (deleted)" cut
 // off, or its short name when the path is not readable.
 func (p Process) Executable() string {
-	if exe, err := os.Readlink(p.path("exe")); err == nil {
+	if exe, err := os.Readlink(p.Path("exe")); err == nil {
 		return strings.TrimSuffix(exe, " (deleted)")
 	}
-	comm, _ := os.ReadFile(p.path("comm"))
+	comm, _ := os.ReadFile(p.Path("comm"))
 	return strings.TrimSpace(string(comm))
+}
+
+// OtherFiles reports whether the process sees other files under the same paths
+// than this one: it has another root folder or another mount namespace, as far
+// as this one may look.
+func (p Process) OtherFiles() bool {
+	theirs, err1 := os.Readlink(p.Path("ns", "mnt"))
+	ours, err2 := os.Readlink("/proc/self/ns/mnt")
+	root, err3 := os.Readlink(p.Path("root"))
+	own, err4 := os.Readlink("/proc/self/root")
+	return errors.Join(err1, err2, err3, err4) == nil && (theirs != ours || root != own)
 }
 
 // Cmdline returns the arguments that the process was started with.
 func (p Process) Cmdline() ([]string, error) {
-	b, err := os.ReadFile(p.path("cmdline"))
+	b, err := os.ReadFile(p.Path("cmdline"))
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +63,7 @@ func (p Process) Cmdline() ([]string, error) {
 
 // UID returns the effective user and group of the process.
 func (p Process) UID() (uid, gid int, err error) {
-	b, err := os.ReadFile(p.path("status"))
+	b, err := os.ReadFile(p.Path("status"))
 	if err != nil {
 		return 0, 0, err
 	}
@@ -74,12 +86,12 @@ func (p Process) UID() (uid, gid int, err error) {
 // HasThread reports whether a thread of the process has the number tid in the
 // process's own pid namespace.
 func (p Process) HasThread(tid int) bool {
-	entries, err := os.ReadDir(p.path("task"))
+	entries, err := os.ReadDir(p.Path("task"))
 	if err != nil {
 		return false
 	}
 	for _, e := range entries {
-		b, err := os.ReadFile(p.path("task", e.Name(), "status"))
+		b, err := os.ReadFile(p.Path("task", e.Name(), "status"))
 		if err != nil {
 			continue
 		}
@@ -96,7 +108,7 @@ func (p Process) HasThread(tid int) bool {
 // ThreadOwner returns the process that thread tid of this pid namespace
 // belongs to.
 func ThreadOwner(tid int) (Process, error) {
-	b, err := os.ReadFile(Process(tid).path("status"))
+	b, err := os.ReadFile(Process(tid).Path("status"))
 	if err != nil {
 		return 0, err
 	}

@@ -1,0 +1,500 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/vitrine-vmi/vitrine"
+	"github.com/vitrine-vmi/vitrine/arch"
+	"github.com/vitrine-vmi/vitrine/qemu/internal/rsp"
+)
+
+// control is exclusive control of the processors through the gdbstub.
+//
+// Requests that answer no question are queued and go out in one piece with the
+// next one that does, so that a stop costs two writes: one for the registers,
+// one that moves the program counter and resumes.
+//
+//	          Resume                  Wait
+//	stopped ----------> running ----------------> stopped
+//	   ^                   |  ^ (ctx ends)
+//	   |                   +--+
+//	   +-- Step: runs and stops within the call
+type control struct {
+	m    *machine
+	conn *rsp.Conn
+	stub *stub
+
+	// The owner's goroutine only.
+	layout   *stubLayout
+	detach   string        // D, or D;1 where the stub numbers processes
+	process  int           // number of the stub's process, 0 in the single-process form
+	step     string        // what the stub may hold off during a step, as sent
+	selected int           // processor that g, P and M speak of, -1 when unknown
+	regs     []*snapshot   // registers of each processor at this stop, nil when not read
+	pending  []expectation // replies that were not read, oldest first
+	reached  bool          // the stub has answered: it is ours to leave
+	foreign  bool          // somebody else has paused the guest: it is left paused
+	broken   error         // the first error that leaves the connection useless
+	closed   bool
+
+	mu        sync.Mutex // guards the following fields, which Interrupt and events touch
+	running   bool
+	stepping  bool              // it runs one instruction, which ends by itself
+	interrupt bool              // Interrupt was called and its stop was not delivered
+	life      vitrine.LifeEvent // an event that ends a Wait
+}
+
+// snapshot is what a processor's registers are known to be.
+type snapshot struct{ regs *arch.Registers }
+
+// expectation is a reply that is under way.
+type expectation struct {
+	what string    // the request, for errors
+	regs *snapshot // where a g reply goes, nil when the reply is OK
+}
+
+var _ vitrine.Control = (*control)(nil)
+
+// replyTime bounds the wait for a reply. QEMU answers in microseconds; it may
+// be busy writing to a slow disk.
+const replyTime = 10 * time.Second
+
+// selectCPU makes g, P and M speak of a processor.
+func (c *control) selectCPU(cpu int) error {
+	if cpu < 0 || cpu >= len(c.m.cpus) {
+		return fmt.Errorf("no virtual processor %d, there are %d", cpu, len(c.m.cpus))
+	}
+	if c.selected != cpu {
+		c.queue("Hg" + c.thread(cpu))
+		c.selected = cpu
+	}
+	return nil
+}
+
+// thread returns the stub's name of a processor: it numbers them from 1.
+func (c *control) thread(cpu int) string {
+	return rsp.Thread{Process: c.process, ID: c.m.cpus[cpu] + 1}.String()
+}
+
+// cpu returns the processor that the stub calls t.
+func (c *control) cpu(t rsp.Thread) int {
+	for i, index := range c.m.cpus {
+		if index+1 == t.ID {
+			return i
+		}
+	}
+	return 0
+}
+
+func (c *control) queue(request string) {
+	c.conn.Queue(request)
+	c.pending = append(c.pending, expectation{what: request})
+}
+
+// needRegs queues a request for a processor's registers, unless this stop's
+// are known. It must come before P: under KVM a P that was not preceded by a g
+// is overwritten when the processor's state is next fetched from the kernel.
+func (c *control) needRegs(cpu int) (*snapshot, error) {
+	if err := c.usable(); err != nil {
+		return nil, err
+	}
+	if err := c.selectCPU(cpu); err != nil {
+		return nil, err
+	}
+	if c.regs[cpu] == nil {
+		s := new(snapshot)
+		c.conn.Queue("g")
+		c.pending = append(c.pending, expectation{what: "g", regs: s})
+		c.regs[cpu] = s
+	}
+	return c.regs[cpu], nil
+}
+
+// usable returns an error where the guest cannot be controlled now.
+func (c *control) usable() error {
+	c.mu.Lock()
+	running := c.running
+	c.mu.Unlock()
+	switch {
+	case c.closed:
+		return vitrine.ErrClosed
+	case c.broken != nil:
+		return c.broken
+	case running:
+		return errors.New("the guest is running")
+	}
+	return nil
+}
+
+// fail records that the connection is of no use any more.
+func (c *control) fail(err error) error {
+	if err != nil && c.broken == nil {
+		select {
+		case <-c.m.mon.done():
+			err = fmt.Errorf("%w: %w", vitrine.ErrGone, err)
+		default:
+		}
+		c.broken = err
+	}
+	return err
+}
+
+// sync sends what is queued and reads all replies that are under way.
+func (c *control) sync() error {
+	if err := c.flush(); err != nil {
+		return err
+	}
+	return c.drain()
+}
+
+func (c *control) flush() error {
+	if err := c.conn.Flush(); err != nil {
+		return c.fail(fmt.Errorf("write to the gdbstub: %w", err))
+	}
+	return nil
+}
+
+// drain reads the replies that are under way. A refusal of the stub is
+// returned after the rest was read, and leaves the connection in order.
+func (c *control) drain() error {
+	var refused error
+	for len(c.pending) > 0 {
+		e := c.pending[0]
+		p, err := c.read(time.Now().Add(replyTime))
+		if err != nil {
+			return c.fail(err)
+		}
+		c.pending = c.pending[1:]
+		if err := e.accept(p, c.layout); err != nil && refused == nil {
+			refused = err
+		}
+	}
+	c.pending = nil
+	return refused
+}
+
+func (e *expectation) accept(reply []byte, l *stubLayout) (err error) {
+	switch {
+	case e.regs != nil && len(reply) > 3:
+		e.regs.regs, err = l.decode(reply)
+		return err
+	case e.regs == nil && string(reply) == "OK":
+		return nil
+	}
+	return &rsp.StubError{Request: e.what[:min(len(e.what), 24)], Reply: string(reply[:min(len(reply), 24)])}
+}
+
+// read returns the next packet. Wake is for Wait: here it is passed over.
+func (c *control) read(until time.Time) ([]byte, error) {
+	for {
+		c.conn.SetReadDeadline(until)
+		p, err := c.conn.Read()
+		switch {
+		case err == nil:
+			return p, nil
+		case !rsp.IsTimeout(err):
+			return nil, fmt.Errorf("read from the gdbstub: %w", err)
+		case !time.Now().Before(until):
+			return nil, fmt.Errorf("gdbstub did not answer within %v", replyTime)
+		}
+	}
+}
+
+// Registers returns the registers of a stopped processor. IDTBase and GDTBase
+// are zero: the gdbstub does not offer them.
+func (c *control) Registers(cpu int) (*arch.Registers, error) {
+	s, err := c.needRegs(cpu)
+	if err == nil && s.regs == nil {
+		err = c.sync()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read registers of processor %d: %w", cpu, err)
+	}
+	r := *s.regs
+	return &r, nil
+}
+
+// SetRegisters stores those general registers, RIP and RFLAGS that differ.
+// It takes effect with the next request; Wait or that request returns the
+// error, should the stub refuse.
+func (c *control) SetRegisters(cpu int, r *arch.Registers) error {
+	if _, err := c.Registers(cpu); err != nil {
+		return err
+	}
+	now := c.regs[cpu].regs
+	for i := range c.layout.regs {
+		f := &c.layout.regs[i]
+		if v := f.get(r); f.own && v != f.get(now) {
+			c.queue(f.write(v))
+			f.set(now, v)
+		}
+	}
+	return nil
+}
+
+// SetPC stores the program counter only. Like SetRegisters it goes out with
+// the next request.
+func (c *control) SetPC(cpu int, pc arch.GVA) error {
+	s, err := c.needRegs(cpu)
+	if err != nil {
+		return fmt.Errorf("set program counter of processor %d: %w", cpu, err)
+	}
+	c.queue(c.layout.regs[c.layout.pc].write(uint64(pc)))
+	if s.regs != nil {
+		s.regs.RIP = uint64(pc)
+	} else {
+		c.regs[cpu] = nil // the g that is under way will tell the old one
+	}
+	return nil
+}
+
+// Insert plants a breakpoint.
+func (c *control) Insert(kind arch.BreakpointKind, a arch.GVA) error {
+	return c.breakpoint("insert", 'Z', kind, a)
+}
+
+// Remove takes a breakpoint out.
+func (c *control) Remove(kind arch.BreakpointKind, a arch.GVA) error {
+	return c.breakpoint("remove", 'z', kind, a)
+}
+
+func (c *control) breakpoint(verb string, op byte, kind arch.BreakpointKind, a arch.GVA) error {
+	err := c.usable()
+	if err == nil {
+		c.queue(fmt.Sprintf("%c%d,%x,1", op, kind, uint64(a)))
+		err = c.sync()
+	}
+	if err != nil {
+		return fmt.Errorf("%s breakpoint at %v: %w", verb, a, err)
+	}
+	return nil
+}
+
+// writeChunk is how many bytes an M request carries: two digits each, within
+// the stub's 4096.
+const writeChunk = 1024
+
+// WriteCode stores p at a as processor cpu maps it. After an error a first
+// part may have been written.
+func (c *control) WriteCode(cpu int, p []byte, a arch.GVA) error {
+	err := c.usable()
+	if err == nil {
+		err = c.selectCPU(cpu)
+	}
+	for done := 0; err == nil && done < len(p); done += writeChunk {
+		b := p[done:min(len(p), done+writeChunk)]
+		c.queue(fmt.Sprintf("M%x,%x:%x", uint64(a)+uint64(done), len(b), b))
+		err = c.sync()
+	}
+	if err != nil {
+		return fmt.Errorf("write code at %v: %w", a, err)
+	}
+	return nil
+}
+
+// setRunning says whether the guest runs as far as requests go.
+func (c *control) setRunning(on bool) {
+	c.mu.Lock()
+	c.running = on
+	c.mu.Unlock()
+	c.stub.mark.held(!on)
+	if on {
+		clear(c.regs)
+		c.selected = -1
+	}
+}
+
+// Step runs one instruction on one processor, with interrupts and timers held
+// off where QEMU can; the other processors stand still.
+func (c *control) Step(ctx context.Context, cpu int) error {
+	if err := c.stepOnce(ctx, cpu); err != nil {
+		return fmt.Errorf("step processor %d: %w", cpu, err)
+	}
+	return nil
+}
+
+func (c *control) stepOnce(ctx context.Context, cpu int) error {
+	if err := c.usable(); err != nil {
+		return err
+	}
+	if cpu < 0 || cpu >= len(c.m.cpus) {
+		return fmt.Errorf("no virtual processor %d, there are %d", cpu, len(c.m.cpus))
+	}
+	c.conn.Queue("vCont;s:" + c.thread(cpu))
+	c.setRunning(true)
+	c.setStepping(true)
+	defer c.setStepping(false)
+	if err := c.flush(); err != nil {
+		return err
+	}
+	_, err := c.wait(ctx)
+	return err
+}
+
+func (c *control) setStepping(on bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stepping = on
+}
+
+// Resume lets all processors run. What was queued goes out with it.
+func (c *control) Resume() error {
+	if err := c.usable(); err != nil {
+		return fmt.Errorf("resume: %w", err)
+	}
+	c.mu.Lock()
+	held := c.interrupt
+	c.mu.Unlock()
+	if held {
+		// Interrupt came while the last stop was on its way, which ate it:
+		// the guest stays stopped, and Wait delivers the interrupt.
+		return c.sync()
+	}
+	c.conn.Queue("vCont;c")
+	c.setRunning(true)
+	return c.flush()
+}
+
+// Interrupt makes a running guest stop.
+func (c *control) Interrupt() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.running {
+		return nil
+	}
+	c.interrupt = true
+	if c.stepping {
+		return nil // the step ends first; the next Resume does not resume
+	}
+	return c.conn.Interrupt()
+}
+
+// takeInterrupt reports whether an interrupt waits to be delivered, and
+// delivers it.
+func (c *control) takeInterrupt() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	was := c.interrupt
+	c.interrupt = false
+	return was
+}
+
+// event takes a run state event of the monitor, from the monitor's goroutine.
+func (c *control) event(e vitrine.LifeEvent) {
+	switch e {
+	case vitrine.LifeReset, vitrine.LifeShutdown, vitrine.LifeGone:
+	default:
+		return
+	}
+	c.mu.Lock()
+	c.life = e
+	c.mu.Unlock()
+	c.conn.Wake()
+}
+
+// errPowerOff is returned when the guest was shut down.
+var errPowerOff = fmt.Errorf("%w: it was powered off", vitrine.ErrGone)
+
+// lifeError returns the error for an event that ends a Wait.
+func (c *control) lifeError() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch c.life {
+	case vitrine.LifeReset:
+		return vitrine.ErrReset
+	case vitrine.LifeShutdown:
+		return errPowerOff
+	case vitrine.LifeGone:
+		return vitrine.ErrGone
+	}
+	return nil
+}
+
+// Wait waits for the next stop. It returns ErrReset when the guest is reset,
+// ErrGone when it ends, and ErrPaused when somebody else pauses it: Close then
+// leaves it paused.
+func (c *control) Wait(ctx context.Context) (vitrine.Stop, error) {
+	s, err := c.wait(ctx)
+	if err != nil && ctx.Err() == nil {
+		return s, fmt.Errorf("wait for a stop: %w", err)
+	}
+	return s, err
+}
+
+func (c *control) wait(ctx context.Context) (vitrine.Stop, error) {
+	if c.broken != nil {
+		return vitrine.Stop{}, c.broken
+	}
+	c.mu.Lock()
+	running := c.running
+	c.mu.Unlock()
+	if !running {
+		if c.takeInterrupt() {
+			return vitrine.Stop{Reason: vitrine.StopInterrupt}, nil
+		}
+		return vitrine.Stop{}, errors.New("the guest is not running")
+	}
+	if err := c.drain(); err != nil {
+		return vitrine.Stop{}, c.fail(err)
+	}
+	p, err := c.readStop(ctx)
+	if err != nil {
+		return vitrine.Stop{}, err
+	}
+	return c.stopped(p)
+}
+
+// readStop reads a packet until ctx ends or the guest's life does.
+func (c *control) readStop(ctx context.Context) ([]byte, error) {
+	stop := context.AfterFunc(ctx, c.conn.Wake)
+	defer stop()
+	for {
+		c.conn.SetReadDeadline(time.Time{})
+		// Wake comes after its cause is set: looking now misses none.
+		if err := c.lifeError(); err != nil {
+			return nil, err
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		p, err := c.conn.Read()
+		if err == nil {
+			return p, nil
+		}
+		if !rsp.IsTimeout(err) {
+			return nil, c.fail(fmt.Errorf("read from the gdbstub: %w", err))
+		}
+	}
+}
+
+// stopped takes a stop reply.
+func (c *control) stopped(payload []byte) (vitrine.Stop, error) {
+	s, err := rsp.ParseStop(payload)
+	if err != nil {
+		return vitrine.Stop{}, c.fail(err)
+	}
+	if s.Exited {
+		return vitrine.Stop{}, c.fail(vitrine.ErrGone)
+	}
+	c.setRunning(false)
+	out := vitrine.Stop{CPU: c.cpu(s.Thread)}
+	if s.Signal == rsp.SignalTrap {
+		// The stub selects the processor that stopped.
+		c.selected = out.CPU
+		return out, nil
+	}
+	out.Reason = vitrine.StopInterrupt
+	switch {
+	case s.Signal == rsp.SignalInt && c.takeInterrupt():
+		return out, nil
+	case s.Signal == rsp.SignalQuit:
+		c.foreign = true
+		return out, c.fail(errPowerOff)
+	}
+	c.foreign = true
+	return out, c.fail(vitrine.ErrPaused)
+}
