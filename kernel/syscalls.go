@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"encoding/binary"
 	"fmt"
 	"strings"
 
@@ -29,7 +30,7 @@ const (
 )
 
 // syscallLayout is where the members of struct syscall_metadata lie.
-type syscallLayout struct{ name, nr, nargs, types, args arch.GVA }
+type syscallLayout struct{ name, nr, nargs, types, args Field }
 
 // Syscalls returns the system calls of the kernel with the names and types of
 // their arguments, in order of their numbers. It corresponds to the array
@@ -56,7 +57,7 @@ func (k *Kernel) Syscalls() ([]Syscall, error) {
 		if p < k.base || p >= k.end {
 			continue
 		}
-		if n, err := k.space.ReadUint32(p + l.nr); err != nil || n != uint32(nr) {
+		if n, err := k.readField(p, l.nr); err != nil || n != uint64(nr) {
 			continue
 		}
 		if c, ok := k.syscall(p, l); ok {
@@ -71,34 +72,46 @@ func (k *Kernel) Syscalls() ([]Syscall, error) {
 }
 
 // syscallLayout returns the layout of struct syscall_metadata: from BTF, else
-// the one that it has had from 2.6.33 on.
+// the one of 2.6.33 to 6.12. In 7.2 nb_args is a bit-field.
 func (k *Kernel) syscallLayout() syscallLayout {
-	l := syscallLayout{name: 0, nr: 8, nargs: 12, types: 16, args: 24}
-	for member, off := range map[string]*arch.GVA{
+	l := syscallLayout{
+		name: Field{Offset: 0}, nr: Field{Offset: 8, Size: 4}, nargs: Field{Offset: 12, Size: 4},
+		types: Field{Offset: 16}, args: Field{Offset: 24},
+	}
+	for member, to := range map[string]*Field{
 		"name": &l.name, "syscall_nr": &l.nr, "nb_args": &l.nargs, "types": &l.types, "args": &l.args,
 	} {
 		if f, err := k.types.Field("syscall_metadata", member); err == nil {
-			*off = arch.GVA(f.Offset)
+			*to = f
 		}
 	}
 	return l
 }
 
+// readField reads a number of up to 8 bytes from a structure at p.
+func (k *Kernel) readField(p arch.GVA, f Field) (uint64, error) {
+	var b [8]byte
+	if _, err := k.space.Read(b[:min(f.Size, 8)], p+arch.GVA(f.Offset)); err != nil {
+		return 0, err
+	}
+	return f.Bits(binary.LittleEndian.Uint64(b[:])), nil
+}
+
 func (k *Kernel) syscall(p arch.GVA, l syscallLayout) (Syscall, bool) {
-	name, err := k.stringAt(p + l.name)
+	name, err := k.stringAt(p + arch.GVA(l.name.Offset))
 	if err != nil || !strings.HasPrefix(name, "sys_") {
 		return Syscall{}, false
 	}
 	c := Syscall{Name: strings.TrimPrefix(name, "sys_")}
-	n, err := k.space.ReadUint32(p + l.nargs)
+	n, err := k.readField(p, l.nargs)
 	if err != nil || n > maxSyscallArgs {
 		return Syscall{}, false
 	}
-	types, err := k.space.ReadPointer(p + l.types)
+	types, err := k.space.ReadPointer(p + arch.GVA(l.types.Offset))
 	if err != nil {
 		return Syscall{}, false
 	}
-	args, err := k.space.ReadPointer(p + l.args)
+	args, err := k.space.ReadPointer(p + arch.GVA(l.args.Offset))
 	if err != nil {
 		return Syscall{}, false
 	}
