@@ -181,6 +181,13 @@ type Stats struct {
 	PerFunc      map[string]uint64 `json:"per_func"`
 }
 
+// Lost stands in a stream where records are missing because the reader of this
+// stream was too slow (not because the trace lost them: those Stats counts).
+type Lost struct {
+	Time  time.Time `json:"time"` // when the stream went on
+	Count uint64    `json:"count"`
+}
+
 func (Guest) record()   {}
 func (Info) record()    {}
 func (Process) record() {}
@@ -192,3 +199,4 @@ func (File) record()    {}
 func (Life) record()    {}
 func (Call) record()    {}
 func (Stats) record()   {}
+func (Lost) record()    {}

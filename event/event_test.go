@@ -63,6 +63,7 @@ var records = []struct {
 		Stats{},
 		[]string{"event", "events", "lost", "guest_stopped_ns", "engine", "delivery", "duration_ns", "per_func"},
 	},
+	{Lost{when, 7}, Lost{}, []string{"event", "time", "count"}},
 }
 
 func TestKeysAreTheDocumentedOnesInOrder(t *testing.T) {
@@ -105,10 +106,11 @@ func topKeys(t *testing.T, b []byte) (keys []string) {
 }
 
 // TestEqualToEncodingJSON compares with reflection over the same tags. Stats
-// is left out: its first key is not a field.
+// and Lost are left out: their first key is not a field.
 func TestEqualToEncodingJSON(t *testing.T) {
 	for _, r := range records {
-		if _, ok := r.full.(Stats); ok {
+		switch r.full.(type) {
+		case Stats, Lost:
 			continue
 		}
 		got := string(r.full.AppendJSON([]byte("before ")))

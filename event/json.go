@@ -165,3 +165,8 @@ func (s Stats) AppendJSON(b []byte) []byte {
 	}
 	return object(per.end()).end()
 }
+
+// AppendJSON implements Record. The object begins with "event":"lost".
+func (l Lost) AppendJSON(b []byte) []byte {
+	return begin(b).str("event", "lost").time("time", l.Time).uint("count", l.Count).end()
+}

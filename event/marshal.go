@@ -38,3 +38,6 @@ func (a Arg) MarshalJSON() ([]byte, error) { return a.AppendJSON(nil), nil }
 
 // MarshalJSON implements json.Marshaler.
 func (s Stats) MarshalJSON() ([]byte, error) { return s.AppendJSON(nil), nil }
+
+// MarshalJSON implements json.Marshaler.
+func (l Lost) MarshalJSON() ([]byte, error) { return l.AppendJSON(nil), nil }
