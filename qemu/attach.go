@@ -5,14 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/arch"
-	"github.com/vitrine-vmi/vitrine/qemu/internal/host"
 )
 
 // Options are the choices of attaching. The zero value, and nil, are the default.
@@ -95,7 +92,7 @@ func (m *machine) openMemory(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return m.reach(ctx, spans, m.process())
+	return m.reach(ctx, spans, m.process(ctx))
 }
 
 // identify asks QEMU for the guest's name, processors and accelerator.
@@ -148,10 +145,4 @@ func (m *machine) identifyCPUs(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// isQEMU reports whether the process runs a QEMU system emulator.
-func isQEMU(p host.Process) bool {
-	base := filepath.Base(p.Executable())
-	return strings.HasPrefix(base, "qemu-system-") || base == "qemu-kvm" || strings.HasPrefix(base, "kvm") || strings.HasPrefix(base, "qemu")
 }

@@ -58,14 +58,17 @@ func counter(t testing.TB, g *vitrine.Guest) uint32 {
 func waitCounting(t testing.TB, g *vitrine.Guest) {
 	t.Helper()
 	code := make([]byte, len(bootCode))
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	var last uint32
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		g.ReadPhysical(code, 0x7c00)
 		if string(code) != string(bootCode) {
 			continue
 		}
-		if a := counter(t, g); a != 0 && a != counter(t, g) {
+		now := counter(t, g)
+		if last != 0 && now != last {
 			return
 		}
+		last = now
 	}
 	t.Fatal("the guest does not count")
 }

@@ -138,14 +138,19 @@ func (m *machine) readByMonitor(p []byte, gpa uint64) (int, error) {
 // blindly: libvirt and systemd hand QEMU sockets that they listen on, and the
 // socket may be a forwarded one. A thread of the process must be the one that
 // QEMU says its virtual processor runs in.
-func (m *machine) process() host.Process {
+func (m *machine) process(ctx context.Context) host.Process {
 	var candidates []host.Process
-	if s, ok := m.mon.(*socket); ok {
-		peer, err := host.Peer(s.conn)
+	switch mon := m.mon.(type) {
+	case *socket:
+		peer, err := host.Peer(mon.conn)
 		if err != nil {
 			return 0
 		}
 		candidates = append(candidates, peer)
+	case *virsh:
+		if p, ok := mon.process(ctx); ok {
+			candidates = append(candidates, p)
+		}
 	}
 	if owner, err := host.ThreadOwner(m.tids[0]); err == nil {
 		candidates = append(candidates, owner)

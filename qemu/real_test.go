@@ -3,6 +3,7 @@ package qemu
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,6 +48,7 @@ func startQEMU(t testing.TB, args ...string) *emulator {
 		"-qmp", "unix:" + e.qmp + ",server=on,wait=off"}, args...)
 	var out strings.Builder
 	e.cmd = exec.Command(bin, all...)
+	e.cmd.Dir = e.dir
 	e.cmd.Stderr = &out
 	if err := e.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -55,7 +57,9 @@ func startQEMU(t testing.TB, args ...string) *emulator {
 	go func() { e.cmd.Wait(); close(exited) }()
 	t.Cleanup(func() { e.cmd.Process.Kill(); <-exited })
 	for deadline := time.Now().Add(20 * time.Second); ; {
-		if _, err := os.Stat(e.qmp); err == nil {
+		// The socket is there a moment before QEMU listens at it.
+		if conn, err := net.Dial("unix", e.qmp); err == nil {
+			conn.Close()
 			return e
 		}
 		select {

@@ -15,6 +15,47 @@ import (
 // Process is a process of this host, by number. It holds no resource.
 type Process int
 
+// Processes returns the processes of this host, in no order.
+func Processes() ([]Process, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	var out []Process
+	for _, e := range entries {
+		if n, err := strconv.Atoi(e.Name()); err == nil {
+			out = append(out, Process(n))
+		}
+	}
+	return out, nil
+}
+
+// OnExit calls f when the process ends, in a goroutine of its own. The returned
+// function gives up waiting; f may then still be under way.
+func (p Process) OnExit(f func()) (cancel func()) {
+	fd, err := unix.PidfdOpen(int(p), unix.PIDFD_NONBLOCK)
+	if err != nil {
+		if errors.Is(err, unix.ESRCH) {
+			go f()
+		}
+		return func() {}
+	}
+	// The poller of the runtime takes a pidfd for readable when the process ends.
+	file := os.NewFile(uintptr(fd), "pidfd")
+	go func() {
+		defer file.Close()
+		raw, err := file.SyscallConn()
+		if err != nil {
+			return
+		}
+		first := true
+		if raw.Read(func(uintptr) bool { was := first; first = false; return !was }) == nil {
+			f()
+		}
+	}()
+	return func() { file.Close() }
+}
+
 // Path returns a path under /proc/PID. A link among its elements is not
 // resolved, so "root" and "cwd" lead into the process's own view of files.
 func (p Process) Path(elem ...string) string {

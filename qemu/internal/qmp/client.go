@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strconv"
 	"sync"
 	"time"
 )
@@ -59,7 +60,7 @@ type Client struct {
 // message is any message of the peer.
 type message struct {
 	Greeting *json.RawMessage `json:"QMP"`
-	ID       *uint64          `json:"id"`
+	ID       json.RawMessage  `json:"id"`
 	Return   json.RawMessage  `json:"return"`
 	Error    *struct {
 		Class string `json:"class"`
@@ -132,6 +133,16 @@ func (c *Client) Execute(ctx context.Context, command string, args, reply any) e
 	}
 }
 
+// DecodeReply stores in reply (nilable) what a command returned, out of the
+// text of QEMU's answer. It returns a *CommandError when QEMU refused.
+func DecodeReply(command string, text []byte, reply any) error {
+	var m message
+	if err := json.Unmarshal(text, &m); err != nil {
+		return fmt.Errorf("%s: decode answer: %w", command, err)
+	}
+	return m.decode(command, reply)
+}
+
 func (m *message) decode(command string, reply any) error {
 	if m.Error != nil {
 		return &CommandError{Command: command, Class: m.Error.Class, Desc: m.Error.Desc}
@@ -194,8 +205,10 @@ func (c *Client) read(in *messages) {
 			if c.onEvent != nil {
 				c.onEvent(Event{m.Event, m.Data})
 			}
-		case m.ID != nil:
-			c.deliver(*m.ID, m)
+		default:
+			if id, err := strconv.ParseUint(string(m.ID), 10, 64); err == nil {
+				c.deliver(id, m)
+			}
 		}
 	}
 }
