@@ -3,6 +3,7 @@ package kallsyms
 import (
 	"encoding/binary"
 	"fmt"
+	"hash/maphash"
 	"slices"
 	"sort"
 	"strings"
@@ -17,8 +18,9 @@ type Table struct {
 	starts []uint32 // where in text each name starts; one more at the end
 	text   string   // type letter and name of each symbol, back to back
 
-	once   sync.Once
-	byName map[string]int32 // built at the first look-up by name
+	once   sync.Once // guards the building of what follows, at the first look-up by name
+	seed   maphash.Seed
+	byName []int32 // number of a symbol plus 1 by the hash of its name, 0 for none
 }
 
 // kernelHalf is the lowest address of x86-64 kernel images.
@@ -182,22 +184,47 @@ func (t *Table) Type(i int) byte { return t.text[t.starts[i]] }
 
 // Lookup returns the first symbol of that name.
 func (t *Table) Lookup(name string) (int, bool) {
-	t.once.Do(func() {
-		t.byName = make(map[string]int32, t.Len())
-		for i := t.Len() - 1; i >= 0; i-- {
-			t.byName[t.Name(i)] = int32(i)
+	t.once.Do(t.buildIndex)
+	for slot := t.slot(name); ; slot = (slot + 1) & t.mask() {
+		i := int(t.byName[slot]) - 1
+		if i < 0 || t.Name(i) == name {
+			return i, i >= 0
 		}
-	})
-	i, ok := t.byName[name]
-	return int(i), ok
+	}
 }
+
+// buildIndex fills a hash table with linear probing: a few times faster to
+// build than a map, which is what counts here. The seed is random, so that a
+// guest cannot make names collide.
+func (t *Table) buildIndex() {
+	t.seed = maphash.MakeSeed()
+	size := 1
+	for size < 2*t.Len()+1 {
+		size *= 2
+	}
+	t.byName = make([]int32, size)
+	for i := range t.Len() {
+		name := t.Name(i)
+		slot := t.slot(name)
+		for t.byName[slot] != 0 && t.Name(int(t.byName[slot])-1) != name {
+			slot = (slot + 1) & t.mask()
+		}
+		if t.byName[slot] == 0 {
+			t.byName[slot] = int32(i) + 1
+		}
+	}
+}
+
+func (t *Table) mask() uint64 { return uint64(len(t.byName) - 1) }
+
+func (t *Table) slot(name string) uint64 { return maphash.String(t.seed, name) & t.mask() }
 
 // LookupSlow is Lookup without the index by name: a search through the text,
 // for the few names that are asked for before the index pays.
 func (t *Table) LookupSlow(name string) (int, bool) {
 	for from := 0; ; {
 		i := strings.Index(t.text[from:], name)
-		if i < 0 {
+		if i < 0 || name == "" {
 			return 0, false
 		}
 		at := uint32(from + i)
