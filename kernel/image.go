@@ -14,10 +14,12 @@ const (
 	imageHigh arch.GVA = 0xffff_ffff_c000_0000
 )
 
-// A real image is between a few MiB and about 100 MiB. During early boot the
-// kernel maps 512 MiB or 1 GiB regardless of its size.
+// A real image is between a few MiB and about 100 MiB; what is mapped beyond
+// maxImage is not looked at. During early boot the kernel maps 512 MiB or 1 GiB
+// regardless of its size, from its first byte on.
 const (
 	minImage = 2 << 20
+	maxImage = 192 << 20
 	maxRuns  = 4096
 )
 
@@ -38,7 +40,8 @@ type image struct {
 	g    *vitrine.Guest
 	mode arch.PagingMode
 	root arch.GPA
-	runs []run // in address order
+	runs []run  // in address order
+	size uint64 // bytes of all runs
 }
 
 // errNoImage is returned when page tables map no Linux kernel image.
@@ -48,7 +51,8 @@ var errNoImage = errors.New("page tables map no kernel image at 0xffffffff800000
 func mapImage(g *vitrine.Guest, mode arch.PagingMode, root arch.GPA) (*image, error) {
 	im := &image{g: g, mode: mode, root: root}
 	tables := &tableReader{r: g, pages: map[arch.GPA]*[arch.PageSize]byte{}}
-	for va := imageLow; va < imageHigh; {
+	ram := g.Regions()
+	for va := imageLow; va < imageHigh && im.size < maxImage; {
 		m, err := arch.Walk(tables, mode, root, va)
 		if err != nil {
 			va = nextAfterFault(va, err)
@@ -56,16 +60,29 @@ func mapImage(g *vitrine.Guest, mode arch.PagingMode, root arch.GPA) (*image, er
 		}
 		m.Size = max(m.Size, arch.PageSize)
 		start := va &^ arch.GVA(m.Size-1)
-		im.add(run{va: va, pa: m.Addr, size: m.Size - uint64(va-start), writable: m.Writable, noExec: m.NoExec})
+		size := min(m.Size-uint64(va-start), maxImage)
+		if inRAM(ram, m.Addr, size) {
+			im.add(run{va: va, pa: m.Addr, size: size, writable: m.Writable, noExec: m.NoExec})
+		}
 		va = start + arch.GVA(m.Size)
 		if len(im.runs) > maxRuns {
 			return nil, errNoImage
 		}
 	}
-	if im.size() < minImage {
+	if im.size < minImage {
 		return nil, errNoImage
 	}
 	return im, nil
+}
+
+// inRAM reports whether n bytes at a lie in one region of guest memory.
+func inRAM(ram []vitrine.Region, a arch.GPA, n uint64) bool {
+	for _, r := range ram {
+		if a >= r.Start && n <= r.Size && uint64(a-r.Start) <= r.Size-n {
+			return true
+		}
+	}
+	return false
 }
 
 // nextAfterFault returns where to go on when va is not mapped: behind all that
@@ -85,6 +102,7 @@ func nextAfterFault(va arch.GVA, err error) arch.GVA {
 
 // add appends r, joining it to the last run where they continue each other.
 func (im *image) add(r run) {
+	im.size += r.size
 	if n := len(im.runs); n > 0 {
 		last := &im.runs[n-1]
 		if last.end() == r.va && last.pa+arch.GPA(last.size) == r.pa &&
@@ -99,14 +117,6 @@ func (im *image) add(r run) {
 // base returns the lowest mapped address: the kernel's _text once the kernel
 // has tidied up its first page tables.
 func (im *image) base() arch.GVA { return im.runs[0].va }
-
-// size returns how many bytes are mapped.
-func (im *image) size() (n uint64) {
-	for _, r := range im.runs {
-		n += r.size
-	}
-	return n
-}
 
 // bytes returns the memory of a run: the guest's own where the backend has it
 // mapped, else a copy in buf. Parts that cannot be read are zero.

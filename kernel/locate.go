@@ -101,7 +101,7 @@ func (f *found) findSymbols() error {
 			last = err
 		}
 	}
-	return fmt.Errorf("look for kallsyms in the %d MiB image at %v: %w", f.image.size()>>20, f.image.base(), last)
+	return fmt.Errorf("look for kallsyms in the %d MiB image at %v: %w", f.image.size>>20, f.image.base(), last)
 }
 
 // checkTable compares a symbol table with the place of the image.
