@@ -216,6 +216,10 @@ func (d *Decoder) used(e *entry, c *Call) int {
 		return min(n, openArgs(d.arch, c.Args[2], 3))
 	case "mq_open":
 		return min(n, 2*openArgs(d.arch, c.Args[1], 2)-2)
+	case "mknod":
+		return min(n, mknodArgs(c.Args[1], 2))
+	case "mknodat":
+		return min(n, mknodArgs(c.Args[2], 3))
 	case "fcntl", "fcntl64":
 		return min(n, fcntlArgs(d.arch, c.Args[1]))
 	case "mremap":
@@ -236,6 +240,14 @@ func openArgs(a arch.Arch, flags uint64, n int) int {
 		if (c.name == "O_CREAT" || c.name == "O_TMPFILE") && flags&c.value == c.value {
 			return n + 1
 		}
+	}
+	return n
+}
+
+// mknodArgs is n, or one more if the file is a device.
+func mknodArgs(mode uint64, n int) int {
+	if t := mode & 0o170000; t == 0o020000 || t == 0o060000 {
+		return n + 1
 	}
 	return n
 }

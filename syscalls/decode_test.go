@@ -59,7 +59,7 @@ func fill(m fakeMemory) {
 	m.words(at+0x760, 77)
 	statx := make([]byte, 256)
 	copy(statx, pack(uint32(0x203)))
-	copy(statx[28:], pack(uint16(0o040755)))
+	copy(statx[28:], pack(uint16(0o041755)))
 	copy(statx[40:], pack(uint64(4096)))
 	m.put(at+0x800, statx)
 }
@@ -96,9 +96,9 @@ func TestAMD64Lines(t *testing.T) {
 		{"stat", [6]uint64{at, at + 0x400}, 0, `stat("/etc/passwd", {st_mode=S_IFREG|0644, st_size=1234, ...}) = 0`},
 		{"fstat", [6]uint64{1, at + 0x4c0}, 0, `fstat(1, {st_mode=S_IFCHR|0620, st_rdev=makedev(0x88, 0x1), ...}) = 0`},
 		{"newfstatat", [6]uint64{1, at, at + 0x400, 0x1100}, -9, `newfstatat(1, "/etc/passwd", 0x7ffc0400, AT_SYMLINK_NOFOLLOW|AT_EMPTY_PATH) = -1 EBADF (Bad file descriptor)`},
-		{"statx", [6]uint64{minus100, at, 0, 0x203, at + 0x800}, 0, `statx(AT_FDCWD, "/etc/passwd", 0, STATX_TYPE|STATX_MODE|STATX_SIZE, {stx_mask=STATX_TYPE|STATX_MODE|STATX_SIZE, stx_mode=S_IFDIR|0755, stx_size=4096, ...}) = 0`},
+		{"statx", [6]uint64{minus100, at, 0, 0x203, at + 0x800}, 0, `statx(AT_FDCWD, "/etc/passwd", 0, STATX_TYPE|STATX_MODE|STATX_SIZE, {stx_mask=STATX_TYPE|STATX_MODE|STATX_SIZE, stx_mode=S_IFDIR|S_ISVTX|0755, stx_size=4096, ...}) = 0`},
 		{"mmap", [6]uint64{0, 8192, 3, 0x22, 0xffffffff, 0}, 0x7f0000000000, `mmap(NULL, 8192, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x7f0000000000`},
-		{"mprotect", [6]uint64{0x7f0000000000, 4096, 0}, 0, `mprotect(0x7f0000000000, 4096, 0) = 0`},
+		{"mprotect", [6]uint64{0x7f0000000000, 4096, 0}, 0, `mprotect(0x7f0000000000, 4096, PROT_NONE) = 0`},
 		{"brk", [6]uint64{0}, 0x555555560000, `brk(NULL) = 0x555555560000`},
 		{"mremap", [6]uint64{0x1000, 1, 2, 1, 9}, 0x1000, `mremap(0x1000, 1, 2, MREMAP_MAYMOVE) = 0x1000`},
 		{"madvise", [6]uint64{0x1000, 4096, 4}, 0, `madvise(0x1000, 4096, MADV_DONTNEED) = 0`},
@@ -113,7 +113,7 @@ func TestAMD64Lines(t *testing.T) {
 		{"kill", [6]uint64{0xffffffff, 34}, 0, `kill(-1, SIGRT_2) = 0`},
 		{"rt_sigprocmask", [6]uint64{0, at + 0x280, 0, 8}, 0, `rt_sigprocmask(SIG_BLOCK, [INT TERM], NULL, 8) = 0`},
 		{"rt_sigprocmask", [6]uint64{2, at + 0x288, at + 0x280, 8}, 0, `rt_sigprocmask(SIG_SETMASK, ~[KILL], [INT TERM], 8) = 0`},
-		{"rt_sigaction", [6]uint64{2, at + 0x300, 0, 8}, 0, `rt_sigaction(SIGINT, {sa_handler=0x55550000, sa_mask=[INT], sa_flags=SA_RESTORER|SA_RESTART}, NULL, 8) = 0`},
+		{"rt_sigaction", [6]uint64{2, at + 0x300, 0, 8}, 0, `rt_sigaction(SIGINT, {sa_handler=0x55550000, sa_mask=[INT], sa_flags=SA_RESTORER|SA_RESTART, sa_restorer=0x7f0000}, NULL, 8) = 0`},
 		{"socket", [6]uint64{2, 0x80801, 6}, 3, `socket(AF_INET, SOCK_STREAM|SOCK_NONBLOCK|SOCK_CLOEXEC, IPPROTO_TCP) = 3`},
 		{"socket", [6]uint64{16, 3, 9}, 3, `socket(AF_NETLINK, SOCK_RAW, NETLINK_AUDIT) = 3`},
 		{"connect", [6]uint64{3, at + 0x140, 16}, -111, `connect(3, {sa_family=AF_INET, sin_port=htons(80), sin_addr=inet_addr("127.0.0.1")}, 16) = -1 ECONNREFUSED (Connection refused)`},
@@ -122,7 +122,10 @@ func TestAMD64Lines(t *testing.T) {
 		{"bind", [6]uint64{3, at + 0x190, 28}, 0, `bind(3, {sa_family=AF_INET6, sin6_port=htons(53), inet_pton(AF_INET6, "::1", &sin6_addr)}, 28) = 0`},
 		{"bind", [6]uint64{3, at + 0x1b0, 12}, 0, `bind(3, {sa_family=AF_NETLINK, nl_pid=7, nl_groups=0x3}, 12) = 0`},
 		{"accept4", [6]uint64{3, at + 0x140, at + 0x340, 0x80000}, 4, `accept4(3, {sa_family=AF_INET, sin_port=htons(80), sin_addr=inet_addr("127.0.0.1")}, [16], SOCK_CLOEXEC) = 4`},
-		{"setsockopt", [6]uint64{3, 1, 2, at + 0x240, 4}, 0, `setsockopt(3, SOL_SOCKET, SO_REUSEADDR, "\3\0\0\0", 4) = 0`},
+		{"setsockopt", [6]uint64{3, 1, 2, at + 0x240, 4}, 0, `setsockopt(3, SOL_SOCKET, SO_REUSEADDR, [3], 4) = 0`},
+		{"setsockopt", [6]uint64{3, 1, 25, at + 0x40, 5}, 0, `setsockopt(3, SOL_SOCKET, SO_BINDTODEVICE, "hello", 5) = 0`},
+		{"getsockopt", [6]uint64{3, 1, 4, at + 0x240, at + 0x244}, 0, `getsockopt(3, SOL_SOCKET, SO_ERROR, [3], [4]) = 0`},
+		{"getsockopt", [6]uint64{3, 1, 4, at + 0x240, at + 0x244}, -1, `getsockopt(3, SOL_SOCKET, SO_ERROR, 0x7ffc0240, 0x7ffc0244) = -1 EPERM (Operation not permitted)`},
 		{"sendto", [6]uint64{3, at + 0x40, 5, 0x4000, 0, 0}, 5, `sendto(3, "hello", 5, MSG_NOSIGNAL, NULL, 0) = 5`},
 		{"sendmsg", [6]uint64{3, at + 0x700, 0}, 9, `sendmsg(3, {msg_name={sa_family=AF_INET, sin_port=htons(80), sin_addr=inet_addr("127.0.0.1")}, msg_namelen=16, msg_iov=[{iov_base="hello", iov_len=5}, {iov_base="/etc", iov_len=4}], msg_iovlen=2, msg_controllen=0, msg_flags=MSG_NOSIGNAL}, 0) = 9`},
 		{"socketpair", [6]uint64{1, 1, 0, at + 0x240}, 0, `socketpair(AF_UNIX, SOCK_STREAM, 0, [3, 4]) = 0`},
@@ -133,9 +136,12 @@ func TestAMD64Lines(t *testing.T) {
 		{"epoll_ctl", [6]uint64{3, 1, 4, at + 0x320}, 0, `epoll_ctl(3, EPOLL_CTL_ADD, 4, {events=EPOLLIN, data=0x2a}) = 0`},
 		{"futex", [6]uint64{0x7f00, 0x80, 2, 0, 5, 6}, -11, `futex(0x7f00, FUTEX_WAIT|FUTEX_PRIVATE_FLAG, 2, 0) = -1 EAGAIN (Resource temporarily unavailable)`},
 		{"futex", [6]uint64{0x7f00, 129, 0x7fffffff, 9}, 0, `futex(0x7f00, FUTEX_WAKE|FUTEX_PRIVATE_FLAG, 2147483647) = 0`},
-		{"fcntl", [6]uint64{3, 1}, 1, `fcntl(3, F_GETFD) = 1`},
+		{"fcntl", [6]uint64{3, 1}, 1, `fcntl(3, F_GETFD) = 0x1 (flags FD_CLOEXEC)`},
 		{"fcntl", [6]uint64{3, 2, 1}, 0, `fcntl(3, F_SETFD, FD_CLOEXEC) = 0`},
 		{"fcntl", [6]uint64{3, 4, 0x802}, 0, `fcntl(3, F_SETFL, O_RDWR|O_NONBLOCK) = 0`},
+		{"fcntl", [6]uint64{3, 3}, 0x8802, `fcntl(3, F_GETFL) = 0x8802 (flags O_RDWR|O_NONBLOCK|O_LARGEFILE)`},
+		{"fcntl", [6]uint64{3, 1}, 0, `fcntl(3, F_GETFD) = 0`},
+		{"access", [6]uint64{at, 0}, 0, `access("/etc/passwd", F_OK) = 0`},
 		{"ioctl", [6]uint64{1, 0x5401, 0x7ffc}, -25, `ioctl(1, TCGETS, 0x7ffc) = -1 ENOTTY (Inappropriate ioctl for device)`},
 		{"ioctl", [6]uint64{1, 0x80045430 | 0xff, 0x7ffc}, 0, `ioctl(1, _IOC(_IOC_READ, 0x54, 0xff, 0x4), 0x7ffc) = 0`},
 		{"nanosleep", [6]uint64{at + 0x100, 0}, 0, `nanosleep({tv_sec=1, tv_nsec=500000000}, NULL) = 0`},
@@ -149,6 +155,7 @@ func TestAMD64Lines(t *testing.T) {
 		{"umask", [6]uint64{0o22}, 0o77, `umask(022) = 077`},
 		{"chown", [6]uint64{at, 0, 0xffffffff}, 0, `chown("/etc/passwd", 0, -1) = 0`},
 		{"mknod", [6]uint64{at, 0o020666, 0x103}, 0, `mknod("/etc/passwd", S_IFCHR|0666, makedev(0x1, 0x3)) = 0`},
+		{"mknod", [6]uint64{at, 0o010666, 0x103}, 0, `mknod("/etc/passwd", S_IFIFO|0666) = 0`},
 		{"getcwd", [6]uint64{at, 4096}, 12, `getcwd("/etc/passwd", 4096) = 12`},
 		{"sendfile", [6]uint64{1, 3, at + 0x760, 100}, 100, `sendfile(1, 3, [77], 100) = 100`},
 		{"getpid", [6]uint64{1, 2, 3}, 42, `getpid() = 42`},
@@ -159,6 +166,30 @@ func TestAMD64Lines(t *testing.T) {
 		c := &Call{Name: tc.name, Args: tc.args, Ret: tc.ret, Returned: true}
 		if got := line(d, c, m, nil); got != tc.want {
 			t.Errorf("\n got %s\nwant %s", got, tc.want)
+		}
+	}
+}
+
+// Bytes are shown as text only if all of them are.
+func TestBuffers(t *testing.T) {
+	d := NewDecoder(Fallback(arch.AMD64), nil)
+	for in, want := range map[string]string{
+		"grün":                        `"grün"`,
+		"\xc8\x91 \xff\n":             `"\310\221 \377\n"`,
+		"\xc8\x91\xff1":               `"\310\221\3771"`,
+		"\x7fELF\x02\x01":             `"\177ELF\2\1"`,
+		"say \"x\" \\":                `"say \"x\" \\"`,
+		"\"\xff\\\x00":                `"\"\377\\\0"`,
+		"\x00\x009":                   `"\0\0009"`,
+		"\x011\xff":                   `"\0011\377"`,
+		"half a \xc3":                 `"half a \303"`,
+		strings.Repeat("a", 31) + "ü": `"` + strings.Repeat("a", 31) + `\303"...`,
+	} {
+		m := fakeMemory{}
+		m.put(at, []byte(in))
+		args := d.Enter(nil, &Call{Name: "write", Args: [6]uint64{1, at, uint64(len(in))}}, m, nil)
+		if args[1].Text != want {
+			t.Errorf("write %q shows as %s, want %s", in, args[1].Text, want)
 		}
 	}
 }
@@ -244,7 +275,7 @@ func TestResolver(t *testing.T) {
 		{Call{Name: "read", Args: [6]uint64{4, at, 1}, Ret: -4, Returned: true}, `read(4</tmp/a\>b\n>, 0x7ffc0000, 1) = -1 EINTR (Interrupted system call)`},
 		{Call{Name: "poll", Args: [6]uint64{at + 0x20, 1, 0}, Ret: 0, Returned: true}, `poll([{fd=3</etc>, events=POLLIN}], 1, 0) = 0`},
 		{Call{Name: "fcntl", Args: [6]uint64{4, 0x406, 10}, Ret: 3, Returned: true}, `fcntl(4</tmp/a\>b\n>, F_DUPFD_CLOEXEC, 10) = 3</etc>`},
-		{Call{Name: "fcntl", Args: [6]uint64{4, 3}, Ret: 3, Returned: true}, `fcntl(4</tmp/a\>b\n>, F_GETFL) = 3`},
+		{Call{Name: "fcntl", Args: [6]uint64{4, 3}, Ret: 3, Returned: true}, `fcntl(4</tmp/a\>b\n>, F_GETFL) = 0x3 (flags 0x3)`},
 	} {
 		if got := line(d, &tc.c, m, files); got != tc.want {
 			t.Errorf("\n got %s\nwant %s", got, tc.want)

@@ -12,6 +12,7 @@ type family uint8
 
 type familyInfo struct {
 	name  string
+	zero  string // of flags: the name of none of them
 	flags bool
 	mask  uint64 // bits that are an enumeration among the flags
 }
@@ -54,7 +55,11 @@ func (f family) find(a arch.Arch, v, mask uint64) (string, bool) {
 // append appends v in words: one name for an enumeration, names and the
 // unknown rest joined by | for flags.
 func (f family) append(b []byte, a arch.Arch, v uint64) []byte {
-	if info := families[f]; info.flags {
+	info := &families[f]
+	if v == 0 && info.zero != "" {
+		return append(b, info.zero...)
+	}
+	if info.flags {
 		return f.appendFlags(b, a, v, info.mask)
 	}
 	if name, ok := f.find(a, v, ^uint64(0)); ok {

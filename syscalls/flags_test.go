@@ -36,7 +36,7 @@ func TestFamilies(t *testing.T) {
 		v    uint64
 		want string
 	}{
-		{famProt, 0, "0"},
+		{famProt, 0, "PROT_NONE"},
 		{famProt, 7, "PROT_READ|PROT_WRITE|PROT_EXEC"},
 		{famProt, 0x10, "0x10"},
 		{famMmap, 3, "MAP_SHARED_VALIDATE"},

@@ -67,6 +67,7 @@ const (
 	kindSigaction
 	kindOffset
 	kindMsghdr
+	kindOption // value of a socket option; ref: length
 
 	kindOut
 	kindOutBuf   // length is the result
@@ -89,6 +90,7 @@ const (
 	kindOutEvents // epoll events, count is the result
 	kindOutSigaction
 	kindOutMsghdr
+	kindOutOption // ref: where the length is
 )
 
 func (k kindID) out() bool { return k > kindOut }
@@ -106,7 +108,7 @@ var kindWords = map[string]kindID{
 	"otv": kindOutTimeval, "oits": kindOutItimerspec, "oitv": kindOutItimerval, "orlim": kindOutRlimit,
 	"orlim64": kindOutRlimit64, "osigset": kindOutSigset, "ostat": kindOutStat, "ostatx": kindOutStatx,
 	"oints": kindOutInts, "oint": kindOutInt, "owait": kindOutWait, "ouname": kindOutUname, "oevents": kindOutEvents,
-	"osigact": kindOutSigaction, "omsghdr": kindOutMsghdr,
+	"osigact": kindOutSigaction, "omsghdr": kindOutMsghdr, "opt": kindOption, "oopt": kindOutOption,
 }
 
 // parseKind reads a word of specs: a kind ("fd"), a kind with the number of the

@@ -49,6 +49,10 @@ func (x *decoding) pointed(b []byte, v uint64, k kind) ([]byte, error) {
 		return x.appendSockaddr(b, v, x.length(k))
 	case kindOutSockaddr:
 		return x.appendOutSockaddr(b, v, x.value(int(k.ref)))
+	case kindOption:
+		return x.appendOption(b, v, x.length(k))
+	case kindOutOption:
+		return x.appendOutOption(b, v, x.value(int(k.ref)))
 	case kindSigset, kindOutSigset:
 		return x.appendSigsetAt(b, v, x.length(k))
 	case kindFDSet:

@@ -16,6 +16,8 @@ const (
 	retMode
 	retNone // the call does not return
 	retFcntl
+	retFileFlags // F_GETFL
+	retFDFlags   // F_GETFD
 )
 
 var resultKinds = map[string]retKind{
@@ -60,6 +62,10 @@ func (d *Decoder) Result(c *Call, r Resolver) Result {
 		return Result{Text: string(appendMode(nil, uint64(ret)))}
 	case retNone:
 		return Result{Text: "?"}
+	case retFileFlags:
+		return Result{Text: "0x" + strconv.FormatInt(ret, 16) + " (flags " + OpenFlags(d.arch, uint64(ret)) + ")"}
+	case retFDFlags:
+		return Result{Text: string(appendFDFlags(nil, d.arch, uint64(ret)))}
 	}
 	return Result{Text: strconv.FormatInt(ret, 10)}
 }
@@ -73,6 +79,19 @@ func (d *Decoder) kindOfResult(c *Call) retKind {
 	switch name, _ := famFcntl.find(d.arch, c.Args[1]&0xffffffff, ^uint64(0)); name {
 	case "F_DUPFD", "F_DUPFD_CLOEXEC":
 		return retFD
+	case "F_GETFL":
+		return retFileFlags
+	case "F_GETFD":
+		return retFDFlags
 	}
 	return retLong
+}
+
+// appendFDFlags appends 0, or the number and what it stands for.
+func appendFDFlags(b []byte, a arch.Arch, v uint64) []byte {
+	b = appendHex(b, v)
+	if v == 0 {
+		return b
+	}
+	return append(famFdflags.append(append(b, " (flags "...), a, v), ')')
 }

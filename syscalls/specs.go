@@ -258,8 +258,8 @@ var specs = map[string]string{
 	"recvmsg":     "fd omsghdr =msg",
 	"sendmmsg":    "fd ptr uint =msg",
 	"recvmmsg":    "fd ptr uint =msg ts",
-	"setsockopt":  "fd =sol sockopt:1 buf:4 int",
-	"getsockopt":  "fd =sol sockopt:1 ptr oint",
+	"setsockopt":  "fd =sol sockopt:1 opt:4 int",
+	"getsockopt":  "fd =sol sockopt:1 oopt:4 oint",
 	"shutdown":    "fd =shutdown",
 
 	// Time.

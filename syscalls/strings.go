@@ -105,7 +105,7 @@ func (x *decoding) appendBuffer(b []byte, a, n uint64) ([]byte, error) {
 	if err != nil && len(p) == 0 {
 		return appendUnreadable(b, a, err), err
 	}
-	b = appendQuoted(b, p, uint64(len(p)) < n)
+	b = appendBytes(b, p, uint64(len(p)) < n)
 	if err != nil {
 		b = appendReason(b, err)
 	}
@@ -139,6 +139,39 @@ func appendQuoted(b, s []byte, more bool) []byte {
 		b = append(b, "..."...)
 	}
 	return b
+}
+
+// appendBytes is appendQuoted for what need not be text: unless all of it is,
+// bytes beyond ASCII that happen to form characters are escaped too.
+func appendBytes(b, s []byte, more bool) []byte {
+	if isText(s, more) {
+		return appendQuoted(b, s, more)
+	}
+	b = append(b, '"')
+	for i, c := range s {
+		if c >= ' ' && c < 0x7f && c != '"' && c != '\\' {
+			b = append(b, c)
+		} else {
+			b = appendEscape(b, c, s[i+1:])
+		}
+	}
+	b = append(b, '"')
+	if more {
+		b = append(b, "..."...)
+	}
+	return b
+}
+
+// isText reports whether s is UTF-8, of which the last character may be cut.
+func isText(s []byte, cut bool) bool {
+	for i := 0; i < len(s); {
+		r, n := utf8.DecodeRune(s[i:])
+		if r == utf8.RuneError && n == 1 {
+			return cut && !utf8.FullRune(s[i:])
+		}
+		i += n
+	}
+	return true
 }
 
 // appendEscaped appends s with everything escaped that is not printable: as in

@@ -130,6 +130,8 @@ func (x *decoding) appendCloneArgs(b []byte, v uint64) ([]byte, error) {
 	return append(b, '}'), nil
 }
 
+const saRestorer = 0x04000000
+
 // appendSigaction appends the kernel's struct sigaction: handler, flags,
 // restorer, mask.
 func (x *decoding) appendSigaction(b []byte, v uint64) ([]byte, error) {
@@ -149,7 +151,11 @@ func (x *decoding) appendSigaction(b []byte, v uint64) ([]byte, error) {
 		b = appendHex(b, h)
 	}
 	b = appendSigset(append(b, ", sa_mask="...), le.Uint64(p[mask:]))
-	b = famSaflags.append(append(b, ", sa_flags="...), x.d.arch, x.wordAt(p, w))
+	flags := x.wordAt(p, w)
+	b = famSaflags.append(append(b, ", sa_flags="...), x.d.arch, flags)
+	if flags&saRestorer != 0 {
+		b = appendHex(append(b, ", sa_restorer="...), x.wordAt(p, 2*w))
+	}
 	return append(b, '}'), nil
 }
 
@@ -350,6 +356,23 @@ func (x *decoding) appendOutSockaddr(b []byte, v, lenAt uint64) ([]byte, error) 
 		return b, err
 	}
 	return x.appendSockaddr(b, v, uint64(max(0, int32(le.Uint32(p)))))
+}
+
+// appendOption appends a socket option's value: an int, as most are, or bytes.
+func (x *decoding) appendOption(b []byte, v, n uint64) ([]byte, error) {
+	if n == 4 {
+		return x.appendInts(b, v, kindOutInt)
+	}
+	return x.appendBuffer(b, v, n)
+}
+
+// appendOutOption is appendOption with the length that the kernel wrote to lenAt.
+func (x *decoding) appendOutOption(b []byte, v, lenAt uint64) ([]byte, error) {
+	p, err := x.read(lenAt, 4)
+	if err != nil {
+		return b, err
+	}
+	return x.appendOption(b, v, uint64(max(0, int32(le.Uint32(p)))))
 }
 
 // sockaddrMax is the size of struct sockaddr_storage.

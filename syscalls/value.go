@@ -109,16 +109,27 @@ func appendUID(b []byte, v uint32) []byte {
 	return strconv.AppendUint(b, uint64(v), 10)
 }
 
+// fileTypes are the values of S_IFMT's bits.
+var fileTypes = [16]string{
+	0o14: "S_IFSOCK|", 0o12: "S_IFLNK|", 0o10: "S_IFREG|", 0o6: "S_IFBLK|",
+	0o4: "S_IFDIR|", 0o2: "S_IFCHR|", 0o1: "S_IFIFO|",
+}
+
+// modeBits are shown by name where the file type is.
+var modeBits = []constant{{0o4000, "S_ISUID"}, {0o2000, "S_ISGID"}, {0o1000, "S_ISVTX"}}
+
 // appendMode appends an octal number with a leading 0 and at least three
 // digits, behind the file type if there is one.
 func appendMode(b []byte, v uint64) []byte {
-	types := map[uint64]string{
-		0o140000: "S_IFSOCK|", 0o120000: "S_IFLNK|", 0o100000: "S_IFREG|", 0o060000: "S_IFBLK|",
-		0o040000: "S_IFDIR|", 0o020000: "S_IFCHR|", 0o010000: "S_IFIFO|",
-	}
-	if name, ok := types[v&0o170000]; ok {
+	if name := fileTypes[v>>12&15]; name != "" {
 		b = append(b, name...)
 		v &^= 0o170000
+		for _, c := range modeBits {
+			if v&c.value != 0 {
+				b = append(append(b, c.name...), '|')
+				v &^= c.value
+			}
+		}
 	}
 	b = append(b, '0')
 	if v < 0o10 {

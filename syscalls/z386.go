@@ -655,6 +655,7 @@ var i386Const = [famCount][]constant{
 		{0x5414, "TIOCSWINSZ"},
 		{0x5415, "TIOCMGET"},
 		{0x5418, "TIOCMSET"},
+		{0x541b, "FIONREAD"},
 		{0x541d, "TIOCCONS"},
 		{0x5421, "FIONBIO"},
 		{0x5422, "TIOCNOTTY"},

@@ -20,6 +20,7 @@ type constant struct {
 // family is one line of families.txt.
 type family struct {
 	name, kind string
+	zero       string // flags: the name of none of them
 	mask       uint64
 	of         map[string][]constant // by architecture
 }
@@ -87,6 +88,10 @@ func collect(f *family, patterns []string, values map[string]uint64) ([]constant
 			if err != nil {
 				return nil, err
 			}
+			if n == 0 && f.kind == "flags" && f.mask == 0 {
+				f.zero = name
+				continue
+			}
 			chosen[name] = n
 			continue
 		}
@@ -110,7 +115,7 @@ func order(f *family, chosen map[string]uint64) ([]constant, error) {
 	var out []constant
 	for _, name := range slices.Sorted(maps.Keys(chosen)) {
 		v := chosen[name]
-		if f.kind == "flags" && v&^f.mask == 0 && v&f.mask == 0 && f.mask == 0 {
+		if f.kind == "flags" && v == 0 && f.mask == 0 {
 			continue // a name for "no flag" would match anything
 		}
 		if other, dup := seen[v]; dup {

@@ -17,7 +17,7 @@ func writeCommon(b *bytes.Buffer, set *constants, fams []*family) {
 	b.WriteString("\tfamCount\n)\n\n")
 	b.WriteString("var families = [famCount]familyInfo{\n")
 	for _, f := range fams {
-		fmt.Fprintf(b, "\t%s: {%q, %v, %#x},\n", f.id(), f.name, f.kind == "flags", f.mask)
+		fmt.Fprintf(b, "\t%s: {%q, %q, %v, %#x},\n", f.id(), f.name, f.zero, f.kind == "flags", f.mask)
 	}
 	b.WriteString("}\n\n// commonConst holds the families that are the same everywhere.\n")
 	writeFamilies(b, "commonConst", arches[0], fams, true)
