@@ -1,0 +1,43 @@
+package linux
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Flags of open(2) by their numbers in the generic ABI, which x86 and arm64
+// kernels use but for four of them; arm64's O_DIRECTORY, O_NOFOLLOW, O_DIRECT
+// and O_LARGEFILE differ and are not known here yet.
+const (
+	oAccessMode = 0o3
+	oCloseExec  = 0o2000000
+)
+
+// openFlagNames is in the order in which strace shows them. O_SYNC and
+// O_TMPFILE hold the bits of O_DSYNC and O_DIRECTORY and come before them.
+var openFlagNames = []struct {
+	bits uint32
+	name string
+}{
+	{0o100, "O_CREAT"}, {0o200, "O_EXCL"}, {0o400, "O_NOCTTY"}, {0o1000, "O_TRUNC"},
+	{0o2000, "O_APPEND"}, {0o4000, "O_NONBLOCK"}, {0o4010000, "O_SYNC"}, {0o10000, "O_DSYNC"},
+	{0o20000, "O_ASYNC"}, {0o40000, "O_DIRECT"}, {0o100000, "O_LARGEFILE"},
+	{0o20200000, "O_TMPFILE"}, {0o200000, "O_DIRECTORY"}, {0o400000, "O_NOFOLLOW"},
+	{0o1000000, "O_NOATIME"}, {oCloseExec, "O_CLOEXEC"}, {0o10000000, "O_PATH"},
+}
+
+// openFlags returns the flags in words; what has no word follows as a number.
+func openFlags(f uint32) string {
+	names := []string{[]string{"O_RDONLY", "O_WRONLY", "O_RDWR", "O_ACCMODE"}[f&oAccessMode]}
+	f &^= oAccessMode
+	for _, n := range openFlagNames {
+		if f&n.bits == n.bits {
+			names = append(names, n.name)
+			f &^= n.bits
+		}
+	}
+	if f != 0 {
+		names = append(names, fmt.Sprintf("%#x", f))
+	}
+	return strings.Join(names, "|")
+}

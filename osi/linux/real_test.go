@@ -1,0 +1,144 @@
+package linux_test
+
+import (
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vitrine-vmi/vitrine"
+	"github.com/vitrine-vmi/vitrine/arch"
+	"github.com/vitrine-vmi/vitrine/internal/testvm"
+	"github.com/vitrine-vmi/vitrine/internal/testvm/vmtest"
+	"github.com/vitrine-vmi/vitrine/internal/testvm/wire"
+	"github.com/vitrine-vmi/vitrine/kernel"
+	"github.com/vitrine-vmi/vitrine/osi"
+	_ "github.com/vitrine-vmi/vitrine/osi/linux"
+	"github.com/vitrine-vmi/vitrine/qemu"
+	"github.com/vitrine-vmi/vitrine/vitrinetest/providertest"
+)
+
+func TestMain(m *testing.M) { vmtest.Main(m) }
+
+// guests are the guests of the conformance test. VITRINE_TEST_KERNELS, names of
+// testvm separated by commas, replaces the kernels and keeps the rest.
+func guests() []testvm.Options {
+	all := []testvm.Options{
+		{Kernel: "6.1-cloud", CPUs: 2},
+		{Kernel: "6.12", CPU: "qemu64", Machine: "q35", RAM: testvm.SharedMemfd},
+		{Kernel: "5.10-cloud", CPUs: 2},
+		{Kernel: "7.2-cloud", CPUs: 2},
+	}
+	names := os.Getenv("VITRINE_TEST_KERNELS")
+	if names == "" {
+		return all
+	}
+	return slices.DeleteFunc(all, func(o testvm.Options) bool {
+		return !slices.Contains(strings.Split(names, ","), o.Kernel)
+	})
+}
+
+// look attaches to a guest and opens its operating system.
+func look(t testing.TB, vm *testvm.VM) (*vitrine.Guest, osi.System) {
+	t.Helper()
+	g, err := qemu.Attach(t.Context(), vm.QMP, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := g.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	k, err := kernel.Describe(t.Context(), g, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sys, err := osi.Open(t.Context(), g, k, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g, sys
+}
+
+func TestRealGuests(t *testing.T) {
+	for _, o := range guests() {
+		t.Run(o.Kernel, func(t *testing.T) {
+			vm := vmtest.Boot(t, &o)
+			vmtest.Spawn(t, vm, "files", "files")
+			vmtest.Spawn(t, vm, "maps", "maps")
+			vmtest.Spawn(t, vm, "threads", "threads", "20")
+			unmoved := vmtest.NoStops(t, vm)
+			_, sys := look(t, vm)
+			providertest.Test(t, sys, truthOf(t, vm))
+			unmoved()
+		})
+	}
+}
+
+// truthOf asks the guest twice and keeps what was the same both times.
+func truthOf(t *testing.T, vm *testvm.VM) *providertest.Truth {
+	t.Helper()
+	first, second := vmtest.Truth(t, vm), vmtest.Truth(t, vm)
+	truth := &providertest.Truth{StartTolerance: 11 * time.Millisecond, Modules: []osi.Module{}}
+	for _, m := range second.Modules {
+		truth.Modules = append(truth.Modules, osi.Module{Name: m.Name, Base: arch.GVA(m.Base), Size: m.Size})
+	}
+	for i := range second.Procs {
+		p := &second.Procs[i]
+		q := first.Find(p.PID)
+		// Workers of the kernel's workqueues come and go, and the reporter works while it reports.
+		if q == nil || !p.Stable || p.PID == second.Reporter || strings.HasPrefix(p.Comm(), "kworker/") {
+			continue
+		}
+		truth.Processes = append(truth.Processes, processOf(t, second, p, q.State()))
+	}
+	if len(truth.Processes) < 20 {
+		t.Fatalf("the guest tells of %d stable processes of %d, want at least 20", len(truth.Processes), len(second.Procs))
+	}
+	return truth
+}
+
+func processOf(t *testing.T, truth *wire.Truth, p *wire.Proc, otherState string) providertest.Process {
+	t.Helper()
+	tick := time.Second / time.Duration(truth.ClockHz)
+	out := providertest.Process{
+		PID: p.PID, PPID: p.PPID(), Name: p.Comm(), Exe: string(p.Exe), Args: p.Args(),
+		UID: uint32(p.UID()), GID: uint32(p.GID()), States: p.State() + otherState,
+		KThread: p.KThread(), Threads: p.Threads(), Cwd: string(p.Cwd),
+		Start:    time.Unix(0, truth.BootNS).Add(time.Duration(p.StartTicks()) * tick),
+		StartBrk: arch.GVA(p.StartBrk()), Stack: arch.GVA(p.StartStack()),
+		Mappings: mappingsOf(t, p), Files: []osi.File{},
+	}
+	for _, task := range p.Tasks {
+		out.TIDs = append(out.TIDs, task.TID)
+	}
+	slices.Sort(out.TIDs)
+	for _, f := range p.FDs {
+		out.Files = append(out.Files, osi.File{FD: f.FD, Path: string(f.Link), Pos: f.Pos, Flags: uint32(f.Flags)})
+	}
+	return out
+}
+
+func mappingsOf(t *testing.T, p *wire.Proc) []osi.Mapping {
+	t.Helper()
+	ms, err := p.Mappings()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := []osi.Mapping{}
+	for _, m := range ms {
+		if m.Name == "[vsyscall]" {
+			continue
+		}
+		out = append(out, osi.Mapping{
+			Range: osi.Range{Start: arch.GVA(m.Start), End: arch.GVA(m.End)}, Perms: m.Perms, Offset: m.Offset,
+			Name: strings.ReplaceAll(m.Name, `\012`, "\n"), Inode: m.Inode,
+		})
+	}
+	return out
+}
+
+var _ = path.Base

@@ -1,0 +1,63 @@
+package linux
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/vitrine-vmi/vitrine"
+	"github.com/vitrine-vmi/vitrine/arch"
+	"github.com/vitrine-vmi/vitrine/osi"
+)
+
+// system implements osi.System. All its fields are immutable but the pool.
+type system struct {
+	g      *vitrine.Guest
+	k      facts
+	l      *layout
+	kernel *vitrine.AddressSpace // the kernel's own; for memory that is never remapped: slabs and the image
+
+	initTask   arch.GVA
+	modules    arch.GVA // head of the list of modules, 0 when the symbol is missing
+	timekeeper arch.GVA // 0 when it could not be found or believed
+	tkSequence arch.GVA // its sequence count
+	specialOps arch.GVA // special_mapping_vmops, 0 when the symbol is missing
+
+	tasks sync.Pool // of *[]byte, each as long as the shape of task_struct
+}
+
+var _ osi.System = (*system)(nil)
+
+// open builds the system over a kernel's description; kernel is the address
+// space of the kernel itself.
+func open(ctx context.Context, g *vitrine.Guest, k facts, kernel *vitrine.AddressSpace) (*system, error) {
+	if g.Arch().PointerSize() != 8 {
+		return nil, fmt.Errorf("open linux provider: %v has no 64-bit pointers: %w", g.Arch(), errors.ErrUnsupported)
+	}
+	l, err := newLayout(k)
+	if err != nil {
+		return nil, fmt.Errorf("open linux provider: %w", err)
+	}
+	s := &system{g: g, k: k, l: l, kernel: kernel}
+	s.tasks.New = func() any { b := make([]byte, l.task.hi-l.task.lo); return &b }
+	if s.initTask, err = k.Symbol("init_task"); err != nil {
+		return nil, fmt.Errorf("open linux provider: %w", err)
+	}
+	if _, err := s.readTask(s.initTask); err != nil {
+		return nil, fmt.Errorf("open linux provider: %w", err)
+	}
+	s.modules, _ = k.Symbol("modules")
+	s.specialOps, _ = k.Symbol("special_mapping_vmops")
+	s.timekeeper = s.findTimekeeper(ctx)
+	return s, nil
+}
+
+// OS implements osi.System.
+func (s *system) OS() string { return "linux" }
+
+// fresh returns the kernel's address space without cached translations, for
+// memory that the kernel maps and unmaps while it runs: the vmalloc area.
+func (s *system) fresh() *vitrine.AddressSpace {
+	return s.g.AddressSpace(s.kernel.Mode(), s.kernel.Root())
+}
