@@ -121,7 +121,8 @@ type Control interface {
 	// Resume lets all virtual processors run.
 	Resume() error
 	// Wait waits for the next stop. It returns ctx's error when ctx ends first:
-	// the guest then still runs.
+	// the guest then still runs. It returns ErrReset, ErrGone or ErrPaused when
+	// that happens to the guest.
 	Wait(ctx context.Context) (Stop, error)
 	// Interrupt makes a running guest stop; Wait then returns it. It does
 	// nothing to a stopped guest. It may be called from any goroutine.
