@@ -1,0 +1,116 @@
+package probe
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math/bits"
+
+	"github.com/vitrine-vmi/vitrine"
+	"github.com/vitrine-vmi/vitrine/arch"
+	"github.com/vitrine-vmi/vitrine/kernel"
+)
+
+// commLen is the size of task_struct->comm (TASK_COMM_LEN).
+const commLen = 16
+
+// facts is where a kernel keeps what identifies a thread.
+type facts struct {
+	kernel *vitrine.AddressSpace
+	// current is where a processor's current task pointer is, relative to its
+	// GS base.
+	current                                   arch.GVA
+	pid, tgid, comm, parent, cred, uid, stack uint64
+	leader, start                             uint64
+	stackSize                                 uint64
+}
+
+// findFacts looks them up in the kernel's types.
+func findFacts(k *kernel.Kernel) (*facts, error) {
+	f := &facts{kernel: k.AddressSpace()}
+	for _, want := range []struct {
+		to          *uint64
+		typ, member string
+	}{
+		{&f.pid, "task_struct", "pid"},
+		{&f.tgid, "task_struct", "tgid"},
+		{&f.comm, "task_struct", "comm"},
+		{&f.parent, "task_struct", "real_parent"},
+		{&f.leader, "task_struct", "group_leader"},
+		{&f.start, "task_struct", "start_time"},
+		{&f.cred, "task_struct", "cred"},
+		{&f.stack, "task_struct", "stack"},
+		{&f.uid, "cred", "uid"},
+	} {
+		field, err := k.Types().Field(want.typ, want.member)
+		if err != nil {
+			return nil, err
+		}
+		*want.to = field.Offset
+	}
+	f.stackSize = stackSize(k)
+	var err error
+	f.current, err = currentTask(k)
+	return f, err
+}
+
+// stackSize returns the size of a task's kernel stack (THREAD_SIZE), measured
+// at the first task's, which the linker script reserves: between these symbols
+// since Linux 6.9, and the second pair before. Without them it is what x86-64
+// has had since 3.15 unless KASAN is on.
+func stackSize(k *kernel.Kernel) uint64 {
+	for _, name := range []string{"init_stack", "init_task"} {
+		start, err1 := k.Symbol("__start_" + name)
+		end, err2 := k.Symbol("__end_" + name)
+		n := uint64(end.Addr - start.Addr)
+		if err1 == nil && err2 == nil && n >= 8<<10 && n <= 64<<10 && bits.OnesCount64(n) == 1 {
+			return n
+		}
+	}
+	return 16 << 10
+}
+
+// currentTask finds the per-CPU pointer to the current task. It is a variable
+// of its own until 6.1 and again from 6.15 on; between, since 6.2, it is the
+// first member of pcpu_hot.
+func currentTask(k *kernel.Kernel) (arch.GVA, error) {
+	if s, err := k.Symbol("pcpu_hot"); err == nil {
+		f, err := k.Types().Field("pcpu_hot", "current_task")
+		return s.Addr + arch.GVA(f.Offset), err
+	}
+	s, err := k.Symbol("current_task")
+	if err != nil {
+		return 0, fmt.Errorf("find current task: %w", err)
+	}
+	return s.Addr, nil
+}
+
+// thread reads a thread's identity. What cannot be read stays zero.
+func (f *facts) thread(task arch.GVA) Thread {
+	t := Thread{Task: task}
+	if task == 0 {
+		return t
+	}
+	t.TID, t.PID = f.int32(task, f.pid), f.int32(task, f.tgid)
+	t.PPID = f.int32(f.pointer(task, f.parent), f.tgid)
+	uid, _ := f.kernel.ReadUint32(f.pointer(task, f.cred) + arch.GVA(f.uid))
+	t.UID = uid
+	var comm [commLen]byte
+	n, _ := f.kernel.Read(comm[:], task+arch.GVA(f.comm))
+	name, _, _ := bytes.Cut(comm[:n], []byte{0})
+	t.Comm = string(name)
+	return t
+}
+
+func (f *facts) int32(base arch.GVA, off uint64) int {
+	var b [4]byte
+	if _, err := f.kernel.Read(b[:], base+arch.GVA(off)); err != nil {
+		return 0
+	}
+	return int(int32(binary.LittleEndian.Uint32(b[:])))
+}
+
+func (f *facts) pointer(base arch.GVA, off uint64) arch.GVA {
+	p, _ := f.kernel.ReadPointer(base + arch.GVA(off))
+	return p
+}

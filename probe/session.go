@@ -1,0 +1,266 @@
+package probe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/vitrine-vmi/vitrine"
+	"github.com/vitrine-vmi/vitrine/arch"
+	"github.com/vitrine-vmi/vitrine/kernel"
+	"github.com/vitrine-vmi/vitrine/probe/internal/engine"
+)
+
+// Options says how a session works. Nil means the defaults.
+type Options struct {
+	Engine   Engine   // "" is Auto
+	Delivery Delivery // "" is what the engine does best: Sync with Trap
+}
+
+// ErrRunning is returned by Run when the session runs already.
+var ErrRunning = errors.New("session is running already")
+
+// Session plants probes in one guest. Probes of several owners can share one;
+// a guest has at most one session that runs at a time, since control of its
+// processors is exclusive. The methods may be called concurrently.
+type Session struct {
+	// Immutable fields, may be shared.
+	g      *vitrine.Guest
+	k      *kernel.Kernel
+	facts  *facts
+	engine engine.Engine
+	name   Engine
+
+	spaces spaces // of the goroutine that runs
+
+	mu sync.Mutex // protects the fields below
+	// byAddr and byPoint are replaced when they change, and never changed.
+	byAddr  map[arch.GVA]*target
+	byPoint map[*engine.Point]*target
+	quit    context.CancelFunc // nil outside Run
+	closed  bool
+
+	filtered, passed atomic.Uint64
+}
+
+// target is a function with the probes on it.
+type target struct {
+	point   *engine.Point
+	probes  []*Planted // in order of Add; replaced, never changed
+	entries atomic.Uint64
+}
+
+// Planted is a probe that a session has taken.
+type Planted struct {
+	s      *Session
+	t      *target
+	probe  *Probe
+	family *family // nil unless the filter names processes
+	gone   atomic.Bool
+}
+
+// New returns a session for a guest whose kernel has been described. It does
+// not touch the guest; Run does.
+func New(g *vitrine.Guest, k *kernel.Kernel, opts *Options) (*Session, error) {
+	if opts == nil {
+		opts = &Options{}
+	}
+	f, err := findFacts(k)
+	if err != nil {
+		return nil, fmt.Errorf("prepare probes: %w", err)
+	}
+	s := &Session{g: g, k: k, facts: f, byAddr: map[arch.GVA]*target{}, byPoint: map[*engine.Point]*target{}}
+	s.spaces.g, s.spaces.mode = g, k.AddressSpace().Mode()
+	if s.engine, s.name, err = chooseEngine(g, k, f, opts); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Add plants a probe: at once when the session runs, otherwise when it does
+// next. The error says why the function cannot be hooked; kernel.ErrNoSymbol is
+// wrapped where there is no such function. Nothing is left of a probe that was
+// not added. Probes on one function are called in the order of Add.
+func (s *Session) Add(p *Probe) (*Planted, error) {
+	sym, err := s.resolve(p)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, fmt.Errorf("add probe on %s: %w", sym.Name, vitrine.ErrClosed)
+	}
+	t := s.byAddr[sym.Addr]
+	if t == nil {
+		t = &target{point: &engine.Point{Name: sym.Name, Body: []engine.Range{{Start: sym.Addr, Size: sym.Size}}}}
+		s.setTarget(sym.Addr, t, true)
+	}
+	pl := &Planted{s: s, t: t, probe: p}
+	if p.Filter != nil && len(p.Filter.PIDs) > 0 {
+		pl.family = newFamily(s.facts, p.Filter)
+	}
+	t.probes = append(slices.Clip(t.probes), pl)
+	if err := s.change(); err != nil {
+		s.drop(pl)
+		return nil, errors.Join(err, s.change())
+	}
+	return pl, nil
+}
+
+// resolve finds the function that a probe is for.
+func (s *Session) resolve(p *Probe) (kernel.Symbol, error) {
+	if p.Func != "" {
+		sym, err := s.k.Symbol(p.Func)
+		if err != nil {
+			return sym, fmt.Errorf("add probe: %w", err)
+		}
+		return sym, isText(sym)
+	}
+	sym, ok := s.k.SymbolAt(p.Addr)
+	if !ok || sym.Addr != p.Addr {
+		return sym, fmt.Errorf("add probe: no function begins at %v: %w", p.Addr, kernel.ErrNoSymbol)
+	}
+	return sym, isText(sym)
+}
+
+func isText(sym kernel.Symbol) error {
+	switch sym.Type {
+	case 't', 'T', 'w', 'W':
+		return nil
+	}
+	return fmt.Errorf("add probe: %s is not a function (type %c)", sym.Name, sym.Type)
+}
+
+// Remove takes the probe out. Its callbacks are not called any more once the
+// guest has run on. Removing twice does nothing.
+func (p *Planted) Remove() error {
+	p.s.mu.Lock()
+	defer p.s.mu.Unlock()
+	if p.gone.Swap(true) {
+		return nil
+	}
+	p.s.drop(p)
+	return p.s.change()
+}
+
+// Func returns the name of the kernel function that the probe is on.
+func (p *Planted) Func() string { return p.t.point.Name }
+
+// drop forgets a probe. The caller holds mu.
+func (s *Session) drop(p *Planted) {
+	rest := slices.DeleteFunc(slices.Clone(p.t.probes), func(o *Planted) bool { return o == p })
+	p.t.probes = rest
+	if len(rest) == 0 {
+		s.setTarget(p.t.point.Body[0].Start, p.t, false)
+	}
+}
+
+// setTarget adds or removes a target. The caller holds mu.
+func (s *Session) setTarget(a arch.GVA, t *target, add bool) {
+	byAddr, byPoint := make(map[arch.GVA]*target), make(map[*engine.Point]*target)
+	for k, v := range s.byAddr {
+		byAddr[k] = v
+		byPoint[v.point] = v
+	}
+	if add {
+		byAddr[a], byPoint[t.point] = t, t
+	} else {
+		delete(byAddr, a)
+		delete(byPoint, t.point)
+	}
+	s.byAddr, s.byPoint = byAddr, byPoint
+}
+
+// change tells the engine what is wanted. The caller holds mu.
+func (s *Session) change() error {
+	w := make([]engine.Wanted, 0, len(s.byAddr))
+	for _, t := range s.byAddr {
+		returns := slices.ContainsFunc(t.probes, func(p *Planted) bool { return p.probe.Return != nil })
+		w = append(w, engine.Wanted{Point: t.point, Returns: returns})
+	}
+	return s.engine.Change(context.Background(), w)
+}
+
+// Run takes control of the guest, plants the probes and delivers hits until
+// ctx ends or Quit is called; both take effect at once, not at the next hit.
+// Then it takes everything out of the guest, lets it run, and returns nil. It
+// may be called again.
+//
+// On an error (a callback's panic as *PanicError, vitrine.ErrReset,
+// vitrine.ErrGone, vitrine.ErrBusy, vitrine.ErrPaused, ...) the guest has been
+// cleaned in the same way, as far as there still is one.
+func (s *Session) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if err := s.begin(cancel); err != nil {
+		return err
+	}
+	defer s.end()
+	return s.engine.Run(ctx, (*handler)(s))
+}
+
+func (s *Session) begin(cancel context.CancelFunc) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed:
+		return fmt.Errorf("run probes: %w", vitrine.ErrClosed)
+	case s.quit != nil:
+		return ErrRunning
+	}
+	s.quit = cancel
+	return nil
+}
+
+func (s *Session) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.quit = nil
+}
+
+// Quit ends the present Run. Without one it does nothing. It does not wait; a
+// callback may call it.
+func (s *Session) Quit() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.quit != nil {
+		s.quit()
+	}
+}
+
+// Close ends the present Run and makes the session unusable. The guest stays
+// open: it belongs to whoever opened it.
+func (s *Session) Close() error {
+	s.Quit()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	return nil
+}
+
+// Guest returns the guest.
+func (s *Session) Guest() *vitrine.Guest { return s.g }
+
+// Kernel returns the guest's kernel.
+func (s *Session) Kernel() *kernel.Kernel { return s.k }
+
+// Stats returns the counters.
+func (s *Session) Stats() Stats {
+	e := s.engine.Stats()
+	st := Stats{
+		Engine: s.name, Delivery: Sync,
+		Entries: s.passed.Load(), Returns: e.Returns, Filtered: s.filtered.Load(),
+		Unreturned: e.Unreturned, Stray: e.Stray, Lost: e.Lost, Stopped: e.Stopped,
+		PerFunc: map[string]uint64{},
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range s.byAddr {
+		st.PerFunc[t.point.Name] += t.entries.Load()
+	}
+	return st
+}
