@@ -1,0 +1,239 @@
+package implant
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/vitrine-vmi/vitrine"
+	"github.com/vitrine-vmi/vitrine/arch"
+	"github.com/vitrine-vmi/vitrine/probe/internal/engine"
+)
+
+// Config says what to work with.
+type Config struct {
+	Guest *vitrine.Guest
+	Facts Facts
+	// Sync makes guest threads wait for the handler's answer.
+	Sync bool
+	// Lossy drops records while the ring is full, where threads would wait.
+	Lossy bool
+	// Slots is the size of the ring in records of 512 bytes; 0 is the default.
+	Slots int
+}
+
+// Engine plants probes that write records. It implements engine.Engine.
+type Engine struct {
+	// Immutable fields, may be shared.
+	cfg Config
+
+	mu      sync.Mutex // protects the fields below
+	wanted  []engine.Wanted
+	version int // counts changes of wanted
+	sites   *ftraceSites
+	stats   engine.Stats
+}
+
+var _ engine.Engine = (*Engine)(nil)
+
+// New returns an engine. It does not touch the guest.
+func New(cfg Config) (*Engine, error) {
+	if cfg.Guest.Arch() != arch.AMD64 {
+		return nil, fmt.Errorf("use implants: guest is %v: %w", cfg.Guest.Arch(), errors.ErrUnsupported)
+	}
+	return &Engine{cfg: cfg}, nil
+}
+
+// Stats implements engine.Engine.
+func (e *Engine) Stats() engine.Stats {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.stats
+}
+
+// Change implements engine.Engine. Points are checked against the guest's own
+// list of places that can be patched.
+func (e *Engine) Change(_ context.Context, w []engine.Wanted) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var errs []error
+	var keep []engine.Wanted
+	for _, p := range w {
+		if !e.has(p.Point) {
+			if err := e.check(p.Point); err != nil {
+				errs = append(errs, fmt.Errorf("probe %s: %w", p.Name, err))
+				continue
+			}
+		}
+		keep = append(keep, p)
+	}
+	e.wanted = keep
+	e.version++
+	return errors.Join(errs...)
+}
+
+func (e *Engine) has(p *engine.Point) bool {
+	return slices.ContainsFunc(e.wanted, func(w engine.Wanted) bool { return w.Point == p })
+}
+
+// check reports whether a point can be patched. The caller holds mu.
+func (e *Engine) check(p *engine.Point) error {
+	if e.sites == nil {
+		s, err := readFtraceSites(e.cfg.Facts)
+		if err != nil {
+			return err
+		}
+		e.sites = s
+	}
+	_, err := siteOf(e.cfg.Facts, e.sites, p.Body[0].Start)
+	return err
+}
+
+// present returns what is wanted now, and its version.
+func (e *Engine) present() ([]engine.Wanted, int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.wanted, e.version
+}
+
+// Run implements engine.Engine.
+func (e *Engine) Run(ctx context.Context, h engine.Handler) error {
+	r := &run{e: e, h: h, life: lifeOf(ctx, e.cfg.Guest)}
+	r.clock.perSecond = staleTicks(e.cfg.Facts) / staleSeconds
+	defer r.account()
+	if err := r.plant(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	err := r.deliver(ctx)
+	return errors.Join(err, r.leave(err))
+}
+
+// lifeOf returns a channel that is closed when the guest is reset or gone, with
+// what happened.
+func lifeOf(ctx context.Context, g *vitrine.Guest) *life {
+	l := &life{done: make(chan struct{})}
+	events := g.WatchLife(ctx)
+	go func() {
+		for ev := range events {
+			switch ev {
+			case vitrine.LifeReset:
+				l.err = vitrine.ErrReset
+			case vitrine.LifeGone, vitrine.LifeShutdown:
+				l.err = vitrine.ErrGone
+			default:
+				continue
+			}
+			close(l.done)
+			return
+		}
+	}()
+	return l
+}
+
+type life struct {
+	done chan struct{}
+	err  error // set before done is closed
+}
+
+// run is one Run of an engine.
+type run struct {
+	e       *Engine
+	h       engine.Handler
+	life    *life
+	p       *planted
+	ring    *ring
+	points  []*engine.Point // by function number
+	version int             // of what is wanted
+	calls   calls
+	clock   clock
+	hit     engine.Hit
+	now     time.Time
+	idle    time.Duration
+
+	entries, returns uint64
+	stood            time.Duration
+	lost             uint64
+}
+
+// account adds the run's counters to the engine's.
+func (r *run) account() {
+	r.e.mu.Lock()
+	defer r.e.mu.Unlock()
+	s := &r.e.stats
+	s.Entries += r.entries
+	s.Returns += r.returns
+	s.Stopped += r.stood
+	s.Unreturned += r.calls.lost + uint64(r.calls.open)
+	s.Lost += r.lost
+	r.entries, r.returns, r.stood, r.calls.lost, r.lost = 0, 0, 0, 0, 0
+}
+
+// spare is how many functions can be added while a run lasts.
+const spare = 64
+
+func (r *run) plant(ctx context.Context) error {
+	wanted, version := r.e.present()
+	m, err := take(ctx, r.e.cfg.Guest, r.e.cfg.Facts)
+	if err != nil {
+		return err
+	}
+	var fns []function
+	for _, w := range wanted {
+		fns = append(fns, r.function(w))
+		r.points = append(r.points, w.Point)
+	}
+	r.p, err = plant(ctx, m, fns, &settings{slots: cmpOr(r.e.cfg.Slots, defaultSlots), lossless: !r.e.cfg.Lossy})
+	err = errors.Join(err, m.release())
+	r.stood += m.stood
+	r.version = version
+	if r.p != nil {
+		r.ring = newRing(r.p.m, r.p.l, len(fns))
+	}
+	return err
+}
+
+func cmpOr(a, b int) int {
+	if a != 0 {
+		return a
+	}
+	return b
+}
+
+func (r *run) function(w engine.Wanted) function {
+	return function{name: w.Name, addr: w.Body[0].Start, flags: r.flags(w)}
+}
+
+func (r *run) flags(w engine.Wanted) uint32 {
+	flags := uint32(funcEnter)
+	if w.Returns {
+		flags |= funcReturn
+	}
+	if r.e.cfg.Sync {
+		flags |= funcSync
+	}
+	return flags
+}
+
+// leave takes the implant out, whatever ended the run. When the guest was reset
+// or is gone there is nothing to take out.
+func (r *run) leave(cause error) error {
+	if errors.Is(cause, vitrine.ErrReset) || errors.Is(cause, vitrine.ErrGone) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*lentTime)
+	defer cancel()
+	m, err := take(ctx, r.e.cfg.Guest, r.e.cfg.Facts)
+	if err != nil {
+		return fmt.Errorf("take out implant: %w", err)
+	}
+	err = r.p.leave(ctx, m)
+	err = errors.Join(err, m.release())
+	r.stood += m.stood
+	return err
+}

@@ -1,0 +1,146 @@
+/* Layout that the implant shares with the host (layout.go holds the same
+ * numbers; a test compares them). All little-endian, x86-64. */
+#ifndef IMPLANT_H
+#define IMPLANT_H
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long u64;
+
+/* Header of the data region, three pages long with the function table behind it.
+ * Each side's counters have a cache line of their own. */
+struct header {
+	u64 magic;	/* 0: HEADER_MAGIC */
+	u64 nslots;	/* 8: power of two */
+	u64 size;	/* 16: of the whole region */
+	u64 code;	/* 24: address of the code region */
+	u64 reserved0[4];
+	u64 head;	/* 64: slots claimed so far; the guest's */
+	u64 reserved1[7];
+	u64 tail;	/* 128: slots given back so far; the host's */
+	u64 heartbeat;	/* 136: changes while the host lives */
+	u64 stop;	/* 144: the host wants no records */
+	u64 stale;	/* 152: TSC ticks without a heartbeat after which waiting ends */
+	u64 reserved2[4];
+	u64 lost;	/* 192: records dropped because the ring was full */
+	u64 silent;	/* 200: waiting ended by a stale heartbeat: no more records */
+	u64 filtered;	/* 208: entries that no filter let pass (racy count) */
+	u64 reserved3[5];
+	u32 mode;	/* 256: MODE_* */
+	u32 ncomms;	/* 260 */
+	u32 nuids;	/* 264 */
+	u32 reserved4;
+	u32 uids[12];	/* 272 */
+	u64 comms[8][2];/* 320 */
+};
+
+#define HEADER_MAGIC	0x31746e616c706d69ul	/* "implant1" */
+
+#define MODE_LOSSLESS	1	/* wait while the ring is full, where that is allowed */
+#define MODE_TGID	2	/* only threads whose process id is in the bitmap */
+#define MODE_TID	4	/* only threads whose thread id is in the bitmap */
+#define MODE_COMM	8	/* only threads with one of the names */
+#define MODE_UID	16	/* only threads with one of the user ids */
+#define MODE_FILTER	(MODE_TGID | MODE_TID | MODE_COMM | MODE_UID)
+
+#define FUNCS_OFFSET	4096	/* of the function table in the data region */
+#define MAX_CAPTURES	6
+
+/* What to copy from user memory into an entry's record. */
+struct capture {
+	u8 arg;		/* argument that points to it */
+	u8 kind;	/* CAP_* */
+	u16 max;	/* bytes, a terminating NUL included */
+	u8 lenarg;	/* CAP_BUFFER: argument that tells the length; 255: max */
+	u8 reserved[3];
+};
+
+#define CAP_STRING	1
+#define CAP_BUFFER	2
+
+struct func {
+	u32 flags;	/* 0: FUNC_* */
+	u32 ncaptures;	/* 4 */
+	u64 reserved;
+	struct capture captures[MAX_CAPTURES];	/* 16 */
+};			/* 64 bytes */
+
+#define FUNC_ENTER	1	/* records entries */
+#define FUNC_RETURN	2	/* records returns */
+#define FUNC_SYSCALL	4	/* arguments are in the pt_regs that argument 0 points to */
+#define FUNC_COMPAT	8	/* ... in the registers of a 32-bit call */
+#define FUNC_SYNC	16	/* the thread waits for the host's answer */
+#define FUNC_FORK	32	/* argument 0 is a new task: it inherits its thread id's bit */
+#define FUNC_EXIT	64	/* the thread ends: its bit is cleared */
+#define FUNC_ENTER_ALL	(FUNC_ENTER | FUNC_RETURN | FUNC_FORK | FUNC_EXIT)
+
+#define SLOT_SIZE	512
+#define SLOT_DATA	(SLOT_SIZE - 160)
+
+struct slot {
+	u64 seq;	/* 0: index + 1 once the record is complete; 0 again when a waiting thread has gone on */
+	u64 tsc;	/* 8 */
+	u32 func;	/* 16 */
+	u8 kind;	/* 20: KIND_* */
+	u8 flags;	/* 21: SLOT_* */
+	u16 cpu;	/* 22 */
+	u64 task;	/* 24 */
+	u32 tid;	/* 32 */
+	u32 tgid;	/* 36 */
+	u32 ptgid;	/* 40 */
+	u32 uid;	/* 44 */
+	u64 comm[2];	/* 48 */
+	u64 call;	/* 64: index of the entry's record */
+	u64 result;	/* 72: at return; at entry argument 0 itself, which args may not hold */
+	u64 args[6];	/* 80 */
+	u64 regs;	/* 128: address of the saved registers (struct entry, struct leave) */
+	u64 answer;	/* 136: SLOT_SYNC: 0 until the host has answered, ANSWER_* */
+	u64 value;	/* 144: the page tables in use (CR3); with SLOT_SYNC the answer replaces it by what the caller gets */
+	u32 datalen;	/* 152: bytes used of data */
+	u32 reserved;
+	u8 data[SLOT_DATA]; /* 160: per capture a u16 length (CAP_FAILED: not readable), then the bytes */
+};
+
+#define KIND_ENTER	1
+#define KIND_RETURN	2
+
+#define SLOT_SYNC	1	/* the thread waits */
+#define SLOT_NOWAIT	2	/* the thread could not be held up here: a lossy record without an answer */
+
+#define CAP_FAILED	0xffff
+
+#define ANSWER_GO	1	/* go on */
+#define ANSWER_SKIP	2	/* do not run the function, return value; at return: return value instead */
+#define ANSWER_DROP	3	/* go on, do not record the return */
+
+#define NO_SLOT		(~0ul)
+
+/* What vt_enter tells the stub. */
+#define ACT_WRAP	0
+#define ACT_PASS	1
+#define ACT_SKIP	2
+
+/* The stub's frame: lies above the wrapped call's return address. Nothing else
+ * is kept over the call. Its size is at least this and chosen by the host. */
+struct frame {
+	u64 call;	/* index of the entry's record, NO_SLOT for none */
+	u64 arg0;
+	u64 value;	/* ACT_SKIP: the result */
+	u64 reserved[2];
+};
+
+/* The stack as the enter trampoline leaves it. */
+struct entry {
+	u64 args[6];	/* rdi rsi rdx rcx r8 r9 */
+	u64 back;	/* return address into the stub */
+	struct frame frame;
+};
+
+/* The stack as the leave trampoline leaves it. */
+struct leave {
+	u64 rax, rdx;
+	struct frame frame;
+};
+
+#endif

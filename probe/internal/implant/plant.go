@@ -1,0 +1,337 @@
+package implant
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/vitrine-vmi/vitrine/arch"
+)
+
+// function is a kernel function with what is wanted of it.
+type function struct {
+	name     string
+	addr     arch.GVA
+	flags    uint32
+	captures []capture
+}
+
+// capture is memory to copy into an entry's record.
+type capture struct {
+	arg, kind, lenArg uint8
+	max               uint16
+}
+
+// settings are what the guest side is told beside its functions.
+type settings struct {
+	slots    int
+	lossless bool
+	filter   filter
+}
+
+// planted is an implant in a guest.
+type planted struct {
+	code
+	l         layout
+	m         *memory
+	allocated allocated
+}
+
+// allocated remembers which functions give the memory back.
+type allocated struct {
+	freeCode, freeData arch.GVA
+}
+
+var errNoMemory = errors.New("the guest has no memory to give")
+
+// plant places the implant, with the guest stopped at the beginning and the
+// end. Functions that cannot be probed are left out of it; refused names them.
+// After any other error nothing of it is in the guest, except memory that could
+// not be given back, which the error names.
+func plant(ctx context.Context, m *machine, fns []function, set *settings) (p *planted, err error) {
+	obj, err := loadObject()
+	if err != nil {
+		return nil, err
+	}
+	end, err := findEnding(m.f)
+	if err != nil {
+		return nil, err
+	}
+	p = &planted{l: newLayout(len(fns), set.slots)}
+	p.frame, p.gadget, p.dataLen = end.frame, end.gadget, p.l.size
+	if err := p.findSites(m, fns); err != nil {
+		return nil, err
+	}
+	p.stubs, p.sitesAt, p.size = codeLayout(len(obj.text), len(fns))
+	err = m.borrow(ctx, func(t *thread) error {
+		if err := p.allocate(t); err != nil {
+			return err
+		}
+		err := p.install(m, t.cpu, obj, end, fns, set)
+		if err != nil {
+			return errors.Join(err, p.unpatch(m, t.cpu), p.free(t))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("plant implant: %w", err)
+	}
+	return p, nil
+}
+
+func (p *planted) findSites(m *machine, fns []function) error {
+	sites, err := readFtraceSites(m.f)
+	if err != nil {
+		return err
+	}
+	for _, fn := range fns {
+		s, err := siteOf(m.f, sites, fn.addr)
+		if err != nil {
+			return fmt.Errorf("probe %s: %w", fn.name, err)
+		}
+		p.sites = append(p.sites, s)
+	}
+	return nil
+}
+
+// allocate gets memory for code, near the kernel's text, and for data.
+func (p *planted) allocate(t *thread) error {
+	f := t.m.f
+	base, err := p.allocateCode(t)
+	if err != nil {
+		return err
+	}
+	p.base = base
+	vzalloc, _, err := first(f, "vzalloc_noprof", "vzalloc") // renamed in 6.10
+	if err != nil {
+		return errors.Join(err, p.free(t))
+	}
+	data, err := t.call(vzalloc, p.l.size)
+	if err == nil && data == 0 {
+		err = fmt.Errorf("%w: %d bytes for the ring", errNoMemory, p.l.size)
+	}
+	p.data = arch.GVA(data)
+	if err != nil {
+		return errors.Join(err, p.free(t))
+	}
+	return nil
+}
+
+func (p *planted) allocateCode(t *thread) (arch.GVA, error) {
+	f := t.m.f
+	alloc, name, err := first(f, "execmem_alloc", "module_alloc") // execmem since 6.10
+	if err != nil {
+		return 0, err
+	}
+	args := []uint64{p.size}
+	if name == "execmem_alloc" {
+		kind, err := f.Enum("execmem_type", "EXECMEM_MODULE_TEXT")
+		if err != nil {
+			return 0, err
+		}
+		args = []uint64{uint64(kind), p.size}
+	}
+	v, err := t.call(alloc, args...)
+	if err != nil {
+		return 0, err
+	}
+	base := arch.GVA(v)
+	if base == 0 || base != base.Page() {
+		return 0, fmt.Errorf("%w: %d bytes for code", errNoMemory, p.size)
+	}
+	f.Space().Invalidate()
+	return base, p.makeExecutable(t, base)
+}
+
+// makeExecutable clears the no-execute bits, where the allocator has set them:
+// since 6.14 it may hand out memory that is ready for code.
+func (p *planted) makeExecutable(t *thread, base arch.GVA) error {
+	w, err := t.m.as.Walk(base)
+	if err != nil {
+		return err
+	}
+	if !w.NoExec {
+		return nil
+	}
+	set, _, err := first(t.m.f, "set_memory_x")
+	if err != nil {
+		return err
+	}
+	r, err := t.call(set, uint64(base), p.size/pageSize)
+	if err == nil && int32(r) != 0 {
+		err = fmt.Errorf("make memory executable: error %d", int32(r))
+	}
+	if err != nil {
+		p.base = base
+		return errors.Join(err, p.free(t))
+	}
+	t.m.as.Invalidate()
+	return nil
+}
+
+// free gives the memory back by calls on t.
+func (p *planted) free(t *thread) error {
+	f := t.m.f
+	var errs []error
+	if p.data != 0 {
+		if vfree, _, err := first(f, "vfree"); err != nil {
+			errs = append(errs, err)
+		} else if _, err := t.call(vfree, uint64(p.data)); err != nil {
+			errs = append(errs, fmt.Errorf("free %d bytes at %v: %w", p.dataLen, p.data, err))
+		} else {
+			p.data = 0
+		}
+	}
+	if p.base != 0 {
+		if free, _, err := first(f, "execmem_free", "module_memfree", "vfree"); err != nil {
+			errs = append(errs, err)
+		} else if _, err := t.call(free, uint64(p.base)); err != nil {
+			errs = append(errs, fmt.Errorf("free %d bytes at %v: %w", p.size, p.base, err))
+		} else {
+			p.base = 0
+		}
+	}
+	f.Space().Invalidate()
+	return errors.Join(errs...)
+}
+
+// install writes data and code, then the jumps. The guest stands still.
+func (p *planted) install(m *machine, cpu int, obj *object, end ending, fns []function, set *settings) error {
+	var err error
+	if p.m, err = newMemory(m.as, p.data, p.l.size); err != nil {
+		return err
+	}
+	if err := p.writeData(m, fns, set); err != nil {
+		return err
+	}
+	if err := p.writeCode(m, cpu, obj, end); err != nil {
+		return err
+	}
+	return p.patch(m, cpu)
+}
+
+// writeCode links the object at its place and stores the code region.
+func (p *planted) writeCode(m *machine, cpu int, obj *object, end ending) error {
+	values, err := constants(m.f, p.l, p.frame)
+	if err != nil {
+		return err
+	}
+	text := p.base + codeHeaderSize
+	values["vt_data"] = uint64(p.data)
+	values["__x86_return_thunk"] = uint64(end.thunk)
+	if end.thunk == 0 {
+		values["__x86_return_thunk"] = uint64(text) + obj.defined["vt_plain_return"]
+	}
+	linked, err := obj.link(text, values)
+	if err != nil {
+		return err
+	}
+	image, err := p.image(linked, text+arch.GVA(obj.defined["vt_enter_trampoline"]), text+arch.GVA(obj.defined["vt_leave_trampoline"]))
+	if err != nil {
+		return err
+	}
+	if err := m.ctl.WriteCode(cpu, image, p.base); err != nil {
+		return fmt.Errorf("write code: %w", err)
+	}
+	back := make([]byte, len(image))
+	if _, err := m.as.Read(back, p.base); err != nil || string(back) != string(image) {
+		return fmt.Errorf("write code: it does not read back: %w", err)
+	}
+	return nil
+}
+
+// patch turns the nops into jumps.
+func (p *planted) patch(m *machine, cpu int) error {
+	for i, s := range p.sites {
+		b, err := jump(s.addr, p.stub(i))
+		if err != nil {
+			return err
+		}
+		var now [nopSize]byte
+		if _, err := m.as.Read(now[:], s.addr); err != nil {
+			return err
+		}
+		if now != s.nop {
+			return fmt.Errorf("patch %v: %w", s.addr, errTaken)
+		}
+		if err := m.ctl.WriteCode(cpu, b[:], s.addr); err != nil {
+			return fmt.Errorf("patch %v: %w", s.addr, err)
+		}
+	}
+	return nil
+}
+
+// unpatch turns those of the jumps that are ours into nops again.
+func (p *planted) unpatch(m *machine, cpu int) error {
+	var errs []error
+	for i, s := range p.sites {
+		var now [nopSize]byte
+		if _, err := m.as.Read(now[:], s.addr); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if to, ok := jumpTarget(s.addr, now[:]); !ok || to != p.stub(i) {
+			continue
+		}
+		if err := m.ctl.WriteCode(cpu, s.nop[:], s.addr); err != nil {
+			errs = append(errs, fmt.Errorf("restore %v: %w", s.addr, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// writeData fills in the header and the function table; the rest is zero.
+func (p *planted) writeData(m *machine, fns []function, set *settings) error {
+	h := make([]byte, hdrEnd)
+	le := binary.LittleEndian
+	le.PutUint64(h[hdrMagic:], headerMagic)
+	le.PutUint64(h[hdrSlots:], p.l.slots)
+	le.PutUint64(h[hdrSize:], p.l.size)
+	le.PutUint64(h[hdrCode:], uint64(p.base))
+	le.PutUint64(h[hdrStale:], staleTicks(m.f))
+	mode := set.filter.fill(h)
+	if set.lossless {
+		mode |= modeLossless
+	}
+	le.PutUint32(h[hdrMode:], mode)
+	if err := p.m.write(h, 0); err != nil {
+		return err
+	}
+	for i, fn := range fns {
+		if err := p.m.write(fn.encode(), funcsOffset+uint64(i)*funcSize); err != nil {
+			return err
+		}
+	}
+	return set.filter.fillBitmap(p.m, p.l.bitmap)
+}
+
+// encode returns the function's entry in the table.
+func (fn *function) encode() []byte {
+	b := make([]byte, funcSize)
+	n := min(len(fn.captures), maxCaptures)
+	binary.LittleEndian.PutUint32(b, fn.flags)
+	binary.LittleEndian.PutUint32(b[4:], uint32(n))
+	for i, c := range fn.captures[:n] {
+		q := b[funcCaptures+i*captureSize:]
+		q[0], q[1], q[4] = c.arg, c.kind, c.lenArg
+		binary.LittleEndian.PutUint16(q[2:], c.max)
+	}
+	return b
+}
+
+// staleSeconds is how long a waiting thread believes in a host without a sign
+// of life.
+const staleSeconds = 2
+
+// staleTicks returns that in ticks of the guest's TSC, whose rate the kernel
+// has measured.
+func staleTicks(f Facts) uint64 {
+	khz := uint32(2_000_000)
+	if a, ok := f.Symbol("tsc_khz"); ok {
+		if v, err := f.Space().ReadUint32(a); err == nil && v >= 1000 && v < 100_000_000 {
+			khz = v
+		}
+	}
+	return uint64(khz) * 1000 * staleSeconds
+}

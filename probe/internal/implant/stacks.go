@@ -1,0 +1,200 @@
+package implant
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/vitrine-vmi/vitrine/arch"
+)
+
+// stacks finds what the guest's kernel stacks hold of the implant. The guest
+// must be stopped.
+type stacks struct {
+	m *machine
+	c *code
+
+	size                                 uint64
+	tasks, signal, head, node            uint64
+	stack, sp, onRunqueue, onCPU, pidOff uint64
+	seen                                 map[arch.GVA]bool
+	buf                                  []byte
+}
+
+// Bounds for the guest's lists.
+const (
+	maxTasks     = 1 << 18
+	maxStackSize = 1 << 16
+)
+
+// verdict is what a look at all stacks found.
+type verdict struct {
+	returns []arch.GVA // places of return addresses into stubs: replaced by the gadget they do no harm
+	busy    []string   // threads that are inside the implant
+	tasks   int
+}
+
+func newStacks(m *machine, c *code) (*stacks, error) {
+	s := &stacks{m: m, c: c, size: stackSize(m.f)}
+	for _, o := range []struct {
+		to         *uint64
+		name, path string
+	}{
+		{&s.tasks, "task_struct", "tasks"}, {&s.signal, "task_struct", "signal"}, {&s.head, "signal_struct", "thread_head"},
+		{&s.node, "task_struct", "thread_node"}, {&s.stack, "task_struct", "stack"}, {&s.sp, "task_struct", "thread.sp"},
+		{&s.onRunqueue, "task_struct", "on_rq"}, {&s.pidOff, "task_struct", "pid"},
+	} {
+		var err error
+		if *o.to, err = m.f.Offset(o.name, o.path); err != nil {
+			return nil, fmt.Errorf("find kernel stacks: %w", err)
+		}
+	}
+	return s, nil
+}
+
+// stackSize returns THREAD_SIZE: what the first task's stack has, 16 KiB where
+// the kernel does not tell.
+func stackSize(f Facts) uint64 {
+	for _, pair := range [][2]string{
+		{"__start_init_stack", "__end_init_stack"}, // since 6.10
+		{"__start_init_task", "__end_init_task"},
+	} {
+		start, ok := f.Symbol(pair[0])
+		end, okEnd := f.Symbol(pair[1])
+		if n := uint64(end - start); ok && okEnd && end > start && n >= pageSize && n <= maxStackSize && n&(n-1) == 0 {
+			return n
+		}
+	}
+	return 16 << 10
+}
+
+// look goes through the processors and all threads.
+func (s *stacks) look() (*verdict, error) {
+	v := &verdict{}
+	s.seen = map[arch.GVA]bool{}
+	for cpu := range s.m.g.CPUs() {
+		if err := s.processor(cpu, v); err != nil {
+			return nil, err
+		}
+	}
+	init, _, err := first(s.m.f, "init_task")
+	if err != nil {
+		return nil, err
+	}
+	err = s.list(init+arch.GVA(s.tasks), s.tasks, func(leader arch.GVA) error { return s.group(leader, v) })
+	if err != nil {
+		return nil, fmt.Errorf("look through kernel stacks: %w", err)
+	}
+	return v, nil
+}
+
+// list calls f for the structure around each entry of a circular list, the one
+// around the head included when it is a task.
+func (s *stacks) list(head arch.GVA, off uint64, f func(arch.GVA) error) error {
+	at := head
+	for n := 0; n < maxTasks; n++ {
+		if err := f(at - arch.GVA(off)); err != nil {
+			return err
+		}
+		next, err := s.m.as.ReadUint64(at)
+		if err != nil {
+			return err
+		}
+		if at = arch.GVA(next); at == head {
+			return nil
+		}
+	}
+	return errors.New("the list of tasks does not end")
+}
+
+// group looks at all threads of a process.
+func (s *stacks) group(leader arch.GVA, v *verdict) error {
+	signal, err := s.m.as.ReadUint64(leader + arch.GVA(s.signal))
+	if err != nil {
+		return err
+	}
+	head := arch.GVA(signal) + arch.GVA(s.head)
+	at, err := s.m.as.ReadUint64(head)
+	for n := 0; err == nil && arch.GVA(at) != head; n++ {
+		if n == maxTasks {
+			return errors.New("the list of threads does not end")
+		}
+		if err := s.thread(arch.GVA(at)-arch.GVA(s.node), v); err != nil {
+			return err
+		}
+		at, err = s.m.as.ReadUint64(arch.GVA(at))
+	}
+	if err != nil {
+		return err
+	}
+	return s.thread(leader, v)
+}
+
+// thread looks at the stack of a thread that does not run.
+func (s *stacks) thread(task arch.GVA, v *verdict) error {
+	if s.seen[task] {
+		return nil
+	}
+	s.seen[task] = true
+	v.tasks++
+	stack := s.m.word(task + arch.GVA(s.stack))
+	sp := s.m.word(task + arch.GVA(s.sp))
+	if stack == 0 || sp < stack || sp >= stack+s.size {
+		return nil // it has ended, or was never there
+	}
+	on, _ := s.m.as.ReadUint32(task + arch.GVA(s.onRunqueue))
+	// What is not on a run queue sleeps, and the implant never does: addresses
+	// of its inside are leftovers in frames that did not overwrite them.
+	return s.scan(arch.GVA(sp), arch.GVA(stack+s.size), on != 0, task, v)
+}
+
+// processor looks at what runs on a processor.
+func (s *stacks) processor(cpu int, v *verdict) error {
+	r, err := s.m.ctl.Registers(cpu)
+	if err != nil {
+		return err
+	}
+	if s.c.contains(r.RIP) {
+		v.busy = append(v.busy, fmt.Sprintf("processor %d at %#x", cpu, r.RIP))
+	}
+	at, err := perCPUCurrent.at(s.m.f, cpu)
+	if err != nil {
+		return err
+	}
+	task := arch.GVA(s.m.word(at))
+	s.seen[task] = true
+	v.tasks++
+	stack := s.m.word(task + arch.GVA(s.stack))
+	if r.User() || stack == 0 {
+		return nil
+	}
+	if r.RSP < stack || r.RSP >= stack+s.size {
+		// On an interrupt's stack: let it finish.
+		v.busy = append(v.busy, fmt.Sprintf("processor %d on another stack", cpu))
+		return nil
+	}
+	return s.scan(arch.GVA(r.RSP), arch.GVA(stack+s.size), true, task, v)
+}
+
+// scan looks at the words from sp to the end of a stack.
+func (s *stacks) scan(sp, end arch.GVA, mayRun bool, task arch.GVA, v *verdict) error {
+	sp &^= 7
+	s.buf = slices.Grow(s.buf[:0], int(s.size))[:end-sp]
+	n, err := s.m.as.Read(s.buf, sp)
+	if err != nil && n == 0 {
+		return err
+	}
+	for off := 0; off+8 <= n; off += 8 {
+		w := binary.LittleEndian.Uint64(s.buf[off:])
+		switch {
+		case !s.c.contains(w):
+		case s.c.returnsHere(w):
+			v.returns = append(v.returns, sp+arch.GVA(off))
+		case mayRun:
+			pid, _ := s.m.as.ReadUint32(task + arch.GVA(s.pidOff))
+			v.busy = append(v.busy, fmt.Sprintf("thread %d has %#x on its stack", pid, w))
+		}
+	}
+	return nil
+}
