@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/vitrine-vmi/vitrine/internal/testvm/wire"
 )
@@ -95,8 +96,17 @@ func (l *link) end(err error) {
 	}
 }
 
+// replyTime bounds the wait for a reply when the caller's context does not: a truth of thousands of processes on a busy
+// machine takes a minute.
+const replyTime = 4 * time.Minute
+
 // request sends the request and waits for its reply.
 func (l *link) request(ctx context.Context, op string, args, result any) error {
+	if _, bounded := ctx.Deadline(); !bounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, replyTime)
+		defer cancel()
+	}
 	c, id, err := l.send(op, args)
 	if err != nil {
 		return fmt.Errorf("ask guest to %s: %w", op, err)

@@ -88,8 +88,8 @@ func (w *work) arg(n, def int) (int, error) {
 
 func pause() error {
 	for {
-		// Raw: the runtime must not know that this thread sleeps, nor start another in its place.
-		_, _, _ = unix.RawSyscall(unix.SYS_PAUSE, 0, 0, 0)
+		// Not raw: other threads of the process need this one's share of the Go runtime.
+		_, _, _ = unix.Syscall(unix.SYS_PAUSE, 0, 0, 0)
 	}
 }
 
@@ -108,7 +108,7 @@ func blocked(w *work) error {
 	}
 	b := make([]byte, 256)
 	for {
-		n, _, errno := unix.RawSyscall(unix.SYS_READ, 0, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b))) //nolint:gosec // a buffer
+		n, _, errno := unix.Syscall(unix.SYS_READ, 0, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b))) //nolint:gosec // a buffer
 		if errno != 0 || n == 0 {
 			return pause()
 		}
