@@ -52,10 +52,12 @@ var arrows = []arrow{
 	{"internal/testvm/vmtest", []string{"internal/testvm", "internal/testvm/wire"}, []string{"github.com/google/go-cmp/cmp", "github.com/google/go-cmp/cmp/cmpopts"}},
 
 	// The composition root, alone in knowing every backend and provider, and its faces. The demonstration boots a guest.
-	{"internal/app", append([]string{"internal/testvm"}, public...), nil},
+	{"internal/app", append([]string{"internal/testvm"}, public...), []string{"golang.org/x/sys/unix"}},
 	{"internal/daemon", []string{".", "osi", "trace", "event", "sink", "internal/app"}, nil},
 	{"internal/cli", []string{".", "osi", "trace", "event", "sink", "internal/app", "internal/daemon"}, []string{"github.com/spf13/cobra", "github.com/spf13/cobra/doc", "github.com/spf13/pflag", "golang.org/x/term"}},
 	{"cmd/vitrine", []string{"internal/cli"}, nil},
+	{"docs/gen", []string{"event", "internal/cli"}, []string{"github.com/spf13/cobra", "github.com/spf13/cobra/doc", "github.com/spf13/pflag"}},
+	{"docs/picture", nil, nil},
 
 	// Users of the library: what they show must be possible from outside the module.
 	{"examples/*", public, nil},

@@ -1,0 +1,67 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+
+	"github.com/vitrine-vmi/vitrine"
+	"github.com/vitrine-vmi/vitrine/event"
+	"github.com/vitrine-vmi/vitrine/qemu"
+)
+
+// openBackend reaches the guest that t names.
+func openBackend(ctx context.Context, t Target) (g *vitrine.Guest, err error) {
+	switch t.Kind {
+	case TargetImage:
+		return nil, fmt.Errorf("open %q: %w", t.Path, ErrImages)
+	case TargetQMP:
+		g, err = qemu.Attach(ctx, t.Path, nil)
+	case TargetPID:
+		g, err = qemu.AttachPID(ctx, t.PID, nil)
+	default:
+		g, err = qemu.AttachName(ctx, t.Text, nil)
+	}
+	if errors.Is(err, vitrine.ErrBusy) {
+		if who := holders(monitorOf(ctx, t)); len(who) > 0 {
+			err = fmt.Errorf("%w; %s has it now", err, strings.Join(who, ", "))
+		}
+	}
+	return g, err
+}
+
+// monitorOf returns the path of the monitor's socket, "" when it can't be told.
+func monitorOf(ctx context.Context, t Target) string {
+	if t.Kind == TargetQMP {
+		return t.Path
+	}
+	all, err := qemu.List(ctx)
+	if err != nil {
+		return ""
+	}
+	for _, r := range all {
+		if t.Kind == TargetPID && r.PID == t.PID || t.Kind == TargetName && r.Name == t.Text {
+			return r.QMP
+		}
+	}
+	return ""
+}
+
+// Guests lists the guests that run on this host.
+func Guests(ctx context.Context) iter.Seq2[event.Guest, error] {
+	all, err := qemu.List(ctx)
+	if err != nil {
+		return failed[event.Guest](err)
+	}
+	return func(yield func(event.Guest, error) bool) {
+		for _, r := range all {
+			if !yield(event.Guest{
+				Name: r.Name, PID: r.PID, Accel: r.Accel, MemoryBytes: r.MemoryBytes, VCPUs: r.CPUs, QMP: r.QMP,
+			}, nil) {
+				return
+			}
+		}
+	}
+}
