@@ -13,20 +13,44 @@ import (
 	"github.com/vitrine-vmi/vitrine/arch"
 )
 
-// The boot sector that the control tests run: it counts at 0x7e00 for ever.
+// The boot sector that the control tests run. It starts the other processors
+// (INIT and SIPI, through a flat FS for the APIC's registers), and then every
+// processor counts for ever, the first at 0x7e00, all others at 0x7e04.
+// Assembled by GNU as from:
+//
+//	  cli; xor %ax,%ax; mov %ax,%ds; mov $0x7e00,%si
+//	  lgdtl gdtptr; mov %cr0,%eax; or $1,%al; mov %eax,%cr0
+//	  mov $8,%bx; mov %bx,%fs; and $0xfe,%al; mov %eax,%cr0
+//	  movb $0xea,0x8000; movw $ap,0x8001; movw $0,0x8003	# jmp 0:ap
+//	  mov $0xfee00300,%edi; movl $0x000c4500,%fs:(%edi)		# INIT
+//	  mov $0x100000,%ecx; 1: dec %ecx; jnz 1b
+//	  movl $0x000c4608,%fs:(%edi)							# SIPI
+//	  mov $0x100000,%ecx; 2: dec %ecx; jnz 2b
+//	  movl $0x000c4608,%fs:(%edi); jmp loop
+//	ap:
+//	  cli; xor %ax,%ax; mov %ax,%ds; mov $0x7e04,%si
+//	loop:
+//	  nop; incl (%si); jmp loop
 const (
-	bootNop     = 0x7c05 // executed once a round
-	bootAfter   = 0x7c06 // what follows the nop
-	bootCounter = 0x7e00 // 32 bits
+	bootNop     = 0x7c70 // executed once a round
+	bootAfter   = 0x7c71 // the incl that follows the nop
+	bootJump    = 0x7c74
+	bootCounter = 0x7e00 // 32 bits, of the first processor; the others' is the next
 )
 
 var bootCode = []byte{
-	0xfa,       // 7c00 cli
-	0x31, 0xc0, // 7c01 xor ax, ax
-	0x8e, 0xd8, // 7c03 mov ds, ax
-	0x90,                         // 7c05 nop
-	0x66, 0xff, 0x06, 0x00, 0x7e, // 7c06 inc dword [0x7e00]
-	0xeb, 0xf8, // 7c0b jmp 7c05
+	0xfa, 0x31, 0xc0, 0x8e, 0xd8, 0xbe, 0x00, 0x7e, 0x66, 0x0f, 0x01, 0x16,
+	0x88, 0x7c, 0x0f, 0x20, 0xc0, 0x0c, 0x01, 0x0f, 0x22, 0xc0, 0xbb, 0x08,
+	0x00, 0x8e, 0xe3, 0x24, 0xfe, 0x0f, 0x22, 0xc0, 0xc6, 0x06, 0x00, 0x80,
+	0xea, 0xc7, 0x06, 0x01, 0x80, 0x68, 0x7c, 0xc7, 0x06, 0x03, 0x80, 0x00,
+	0x00, 0x66, 0xbf, 0x00, 0x03, 0xe0, 0xfe, 0x64, 0x67, 0x66, 0xc7, 0x07,
+	0x00, 0x45, 0x0c, 0x00, 0x66, 0xb9, 0x00, 0x00, 0x10, 0x00, 0x66, 0x49,
+	0x75, 0xfc, 0x64, 0x67, 0x66, 0xc7, 0x07, 0x08, 0x46, 0x0c, 0x00, 0x66,
+	0xb9, 0x00, 0x00, 0x10, 0x00, 0x66, 0x49, 0x75, 0xfc, 0x64, 0x67, 0x66,
+	0xc7, 0x07, 0x08, 0x46, 0x0c, 0x00, 0xeb, 0x08, 0xfa, 0x31, 0xc0, 0x8e,
+	0xd8, 0xbe, 0x04, 0x7e, 0x90, 0x66, 0xff, 0x04, 0xeb, 0xfa, 0x66, 0x90,
+	0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0x00, 0x00,
+	0x00, 0x93, 0xcf, 0x00, 0x0f, 0x00, 0x78, 0x7c, 0x00, 0x00,
 }
 
 // startCounter starts a QEMU that runs bootCode, and waits until it counts.
@@ -45,10 +69,13 @@ func startCounter(t testing.TB, args ...string) (*emulator, *vitrine.Guest) {
 	return e, g
 }
 
-func counter(t testing.TB, g *vitrine.Guest) uint32 {
+// counter returns the count of the first processor.
+func counter(t testing.TB, g *vitrine.Guest) uint32 { return counterOf(t, g, 0) }
+
+func counterOf(t testing.TB, g *vitrine.Guest, cpu int) uint32 {
 	t.Helper()
 	var b [4]byte
-	if _, err := g.ReadPhysical(b[:], bootCounter); err != nil {
+	if _, err := g.ReadPhysical(b[:], bootCounter+4*arch.GPA(cpu)); err != nil {
 		t.Fatal(err)
 	}
 	return binary.LittleEndian.Uint32(b[:])
@@ -71,6 +98,54 @@ func waitCounting(t testing.TB, g *vitrine.Guest) {
 		last = now
 	}
 	t.Fatal("the guest does not count")
+}
+
+// TestTwoProcessorsMissNoHit holds what the gdbstub is believed to do: a stop
+// names one processor, and another one that hit at the same time has not run
+// the instruction, so that it hits again when resumed.
+func TestTwoProcessorsMissNoHit(t *testing.T) {
+	e, g := startCounter(t, "-smp", "2")
+	c := openControl(t, g)
+	do(t, c.Insert(arch.BreakSoftware, bootNop), c.Resume())
+	s := wait(t, c)
+	var hits, base [2]uint32
+	base[0], base[1] = counterOf(t, g, 0), counterOf(t, g, 1)
+	for range 600 {
+		r, err := c.Registers(s.CPU)
+		do(t, err)
+		if r.RIP != bootNop || s.Reason != vitrine.StopBreakpoint {
+			t.Fatalf("stop %+v at %#x", s, r.RIP)
+		}
+		// What counts is who is at the breakpoint, told by the register that
+		// holds its counter's address.
+		who := int(r.RSI-bootCounter) / 4
+		if who != s.CPU {
+			t.Fatalf("processor %d stopped, counter %d", s.CPU, who)
+		}
+		if n := counterOf(t, g, who) - base[who]; n != hits[who] {
+			t.Fatalf("processor %d has counted %d times, and hit %d times", who, n, hits[who])
+		}
+		hits[who]++
+		do(t, c.SetPC(s.CPU, bootAfter), c.Resume())
+		s = wait(t, c)
+	}
+	if hits[0] < 50 || hits[1] < 50 {
+		t.Errorf("hits = %v: one processor hardly ever stops", hits)
+	}
+	// A step moves the one processor and leaves the other alone.
+	other := 1 - s.CPU
+	before, err := c.Registers(other)
+	do(t, err, c.Remove(arch.BreakSoftware, bootNop))
+	for range 30 {
+		do(t, c.Step(t.Context(), s.CPU))
+	}
+	after, err := c.Registers(other)
+	do(t, err)
+	if *before != *after {
+		t.Errorf("stepping %d moved %d from %#x to %#x", s.CPU, other, before.RIP, after.RIP)
+	}
+	mustClose(t, c)
+	assertClean(t, e, g)
 }
 
 func openControl(t testing.TB, g *vitrine.Guest) vitrine.Control {
@@ -159,7 +234,7 @@ func TestControlStepsAndSetsRegisters(t *testing.T) {
 	r.RBX, r.R12, r.RFLAGS = 0x1122334455667788, 7, r.RFLAGS|1
 	do(t, c.SetRegisters(0, r))
 	do(t, c.Remove(arch.BreakHardware, bootNop))
-	for i, want := range []uint64{bootAfter, 0x7c0b, bootNop} {
+	for i, want := range []uint64{bootAfter, bootJump, bootNop} {
 		do(t, c.Step(t.Context(), 0))
 		r, err := c.Registers(0)
 		do(t, err)
@@ -188,7 +263,7 @@ func TestControlWritesCode(t *testing.T) {
 	if s := wait(t, c); s.Reason != vitrine.StopInterrupt {
 		t.Errorf("stop = %+v", s)
 	}
-	do(t, c.WriteCode(0, bootCode[5:7], bootNop))
+	do(t, c.WriteCode(0, bootCode[bootNop-0x7c00:][:2], bootNop))
 	do(t, c.SetPC(0, bootNop))
 	mustClose(t, c)
 	assertClean(t, e, g)

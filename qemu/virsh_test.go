@@ -32,6 +32,9 @@ func TestMain(m *testing.M) {
 	if socket := os.Getenv("VITRINE_FAKE_VIRSH"); socket != "" {
 		os.Exit(virshMain(socket, os.Getenv("VITRINE_FAKE_DOMAIN"), os.Args[1:]))
 	}
+	if until := os.Getenv("VITRINE_TRACER"); until != "" {
+		os.Exit(tracerMain(os.Getenv("VITRINE_SOCKET"), until))
+	}
 	os.Exit(m.Run())
 }
 
