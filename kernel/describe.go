@@ -33,7 +33,7 @@ func Describe(ctx context.Context, g *vitrine.Guest, opts *Options) (*Kernel, er
 	if opts == nil {
 		opts = &Options{}
 	}
-	d := &describer{g: g, opts: opts}
+	d := &describer{g: g, opts: opts, hints: readHints(opts.CacheDir)}
 	wait := opts.Wait
 	if wait == 0 {
 		wait = defaultWait
@@ -72,8 +72,9 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // describer is one call of Describe.
 type describer struct {
-	g    *vitrine.Guest
-	opts *Options
+	g     *vitrine.Guest
+	opts  *Options
+	hints []hint // of the cache folder
 }
 
 func (d *describer) progress(step string) {
@@ -104,6 +105,7 @@ func (d *describer) once(ctx context.Context) (*Kernel, error) {
 		return nil, err
 	}
 	k.addLateFacts()
+	d.saveHint(k, f)
 	return k, nil
 }
 
@@ -139,7 +141,7 @@ func (d *describer) locate(ctx context.Context) (*found, error) {
 func (d *describer) first(roots []root) (*found, error) {
 	var last error
 	for _, r := range roots {
-		f, err := tryRoot(d.g, r)
+		f, err := tryRoot(d.g, r, d.hints)
 		if err == nil {
 			return f, nil
 		}
@@ -159,7 +161,7 @@ func (d *describer) onlyOne(ctx context.Context, roots []root, seen *sighting) (
 	var one *found
 	var last error
 	for _, r := range roots {
-		f, err := tryRoot(d.g, r)
+		f, err := tryRoot(d.g, r, d.hints)
 		if err != nil {
 			last = err
 			continue
@@ -193,6 +195,9 @@ func (d *describer) assemble(f *found) *Kernel {
 	k.fact("base", "kallsyms _text, page tables by "+f.root.from)
 	k.fact("paging", f.root.from)
 	k.fact("symbols", fmt.Sprintf("kallsyms in kernel memory (%d)", f.table.Len()))
+	if f.hint.BuildID != "" {
+		k.fact("symbols", k.facts["symbols"]+", found by cache")
+	}
 	k.fact("page_table", "kallsyms init_top_pgt")
 	if f.space.Root() == f.root.addr {
 		k.fact("page_table", f.root.from)
@@ -227,23 +232,41 @@ func (d *describer) loadTypes(k *Kernel) {
 		return
 	}
 	size := uint64(stop - start)
-	if stop < start || size > btf.MaxSize {
+	if stop <= start || size > btf.MaxSize {
 		k.lacks(fmt.Sprintf("BTF: section from %v to %v makes no sense", start, stop))
 		return
 	}
 	d.progress("reading types")
-	blob := make([]byte, size)
-	if n, err := k.space.Read(blob, start); err != nil {
-		k.lacks(fmt.Sprintf("BTF: %d of %d bytes readable: %v", n, size, err))
-		return
-	}
-	spec, err := btf.Load(blob)
+	spec, err := btf.Load(k.copyImage(start, size))
 	if err != nil {
 		k.lacks(fmt.Sprintf("BTF: %v", err))
 		return
 	}
 	k.types = newTypes(spec)
 	k.fact("types", fmt.Sprintf("btf in kernel memory (%d bytes)", size))
+}
+
+// copyImage copies constant data out of the kernel's image. What cannot be read
+// is zero.
+func (k *Kernel) copyImage(va arch.GVA, n uint64) []byte {
+	p := make([]byte, n)
+	first, err := k.space.Translate(va)
+	last, err2 := k.space.Translate(va + arch.GVA(n) - 1)
+	if err == nil && err2 == nil && uint64(last-first) == n-1 { // the image is one piece of physical memory
+		if src := k.g.MapPhysical(first, n); src != nil {
+			copy(p, src)
+			return p
+		}
+		if m, err := k.g.ReadPhysical(p, first); err == nil && m == len(p) {
+			return p
+		}
+	}
+	for at := uint64(0); at < n; at += arch.PageSize {
+		part := p[at:min(at+arch.PageSize, n)]
+		m, _ := k.space.Read(part, va+arch.GVA(at))
+		clear(part[m:])
+	}
+	return p
 }
 
 // Values of system_state (include/linux/kernel.h), for kernels without BTF:

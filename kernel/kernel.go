@@ -20,8 +20,9 @@ const (
 
 // Options change how Describe works. The zero value and nil mean the defaults.
 type Options struct {
-	// CacheDir is a folder for cache files, one for each build of a kernel; ""
-	// means none. A file is used only after it was compared with the guest.
+	// CacheDir is a folder for cache files, made if absent, one for each build of
+	// a kernel; "" means none. A file tells where to look first in the guest and
+	// nothing that would have to be believed; a wrong one is replaced.
 	CacheDir string
 	// Wait is how long to wait for a guest that is still booting: 0 means until
 	// ctx's deadline and at most 60 s, a negative value not at all.

@@ -57,6 +57,10 @@ type found struct {
 	root    root
 	image   *image
 	table   *kallsyms.Table
+	start   arch.GVA // of the table in memory, its end and its tokens, all from the base
+	end     arch.GVA
+	tokens  arch.GVA
+	hint    hint                  // the cache file that led to the table, zero without
 	space   *vitrine.AddressSpace // by init_top_pgt
 	info    *vmcoreinfo.Info      // nil when the guest has none
 	infoBy  string                // how info was found
@@ -65,14 +69,16 @@ type found struct {
 }
 
 // tryRoot looks for a Linux kernel through one page table.
-func tryRoot(g *vitrine.Guest, r root) (*found, error) {
+func tryRoot(g *vitrine.Guest, r root, hints []hint) (*found, error) {
 	im, err := mapImage(g, r.mode, r.addr)
 	if err != nil {
 		return nil, err
 	}
 	f := &found{root: r, image: im}
-	if err := f.findSymbols(); err != nil {
-		return nil, err
+	if !f.findByHint(hints) {
+		if err := f.findSymbols(); err != nil {
+			return nil, err
+		}
 	}
 	if err := f.findSpace(); err != nil {
 		return nil, err
@@ -94,7 +100,7 @@ func (f *found) findSymbols() error {
 			err = f.checkTable(t)
 		}
 		if err == nil {
-			f.table = t
+			f.took(t, r)
 			return nil
 		}
 		if !errors.Is(err, kallsyms.ErrNotFound) || errors.Is(last, kallsyms.ErrNotFound) {
@@ -106,9 +112,9 @@ func (f *found) findSymbols() error {
 
 // checkTable compares a symbol table with the place of the image.
 func (f *found) checkTable(t *kallsyms.Table) error {
-	i, ok := t.LookupSlow("_text")
+	i, ok := t.Lookup("_text")
 	if !ok {
-		i, ok = t.LookupSlow("_stext")
+		i, ok = t.Lookup("_stext")
 	}
 	if !ok {
 		return fmt.Errorf("symbol table has neither _text nor _stext: %w", kallsyms.ErrFormat)
@@ -130,7 +136,7 @@ func (im *image) holds(a arch.GVA) bool {
 }
 
 func (f *found) symbol(name string) (arch.GVA, bool) {
-	i, ok := f.table.LookupSlow(name)
+	i, ok := f.table.Lookup(name)
 	if !ok {
 		return 0, false
 	}

@@ -18,7 +18,7 @@ type Field struct {
 	Type      string // the member's type as C writes it
 }
 
-// maxDepth bounds how deep anonymous members and paths may nest.
+// maxDepth bounds the steps of a path and tags in a row.
 const maxDepth = 32
 
 // Field resolves a path such as "thread.sp" or "children[2].next" in the
@@ -59,14 +59,13 @@ func parsePath(path string) ([]step, error) {
 		}
 		steps = append(steps, step{name: name})
 		for indexed {
-			var digits string
-			digits, rest, _ = strings.Cut(rest, "]")
+			digits, behind, closed := strings.Cut(rest, "]")
 			n, err := strconv.ParseUint(digits, 10, 31)
-			if err != nil {
+			if err != nil || !closed {
 				return nil, fmt.Errorf("path %q is malformed: %w", path, ErrNotFound)
 			}
 			steps = append(steps, step{index: n})
-			_, rest, indexed = strings.Cut(rest, "[")
+			_, rest, indexed = strings.Cut(behind, "[")
 		}
 	}
 	return steps, nil
@@ -75,6 +74,7 @@ func parsePath(path string) ([]step, error) {
 func resolve(t btf.Type, steps []step) (Field, error) {
 	var bits uint64
 	var bitSize uint32
+	budget := maxVisits
 	for _, st := range steps {
 		t = btf.UnderlyingType(t)
 		bitSize = 0
@@ -94,7 +94,7 @@ func resolve(t btf.Type, steps []step) (Field, error) {
 			t = a.Type
 			continue
 		}
-		m, at, ok := findMember(t, st.name, 0)
+		m, at, ok := findMember(t, st.name, &budget)
 		if !ok {
 			return Field{}, fmt.Errorf("no member %q: %w", st.name, ErrNotFound)
 		}
@@ -113,52 +113,64 @@ func resolve(t btf.Type, steps []step) (Field, error) {
 	return f, nil
 }
 
+// maxVisits bounds how many types one look-up or one name may go through: types
+// that contain themselves would otherwise take exponential time. Real
+// structures nest anonymous members a few deep, and at most a few dozen.
+const maxVisits = 1024
+
 // findMember looks for a member by name, also in anonymous members, and returns
-// it with its bit offset from t.
-func findMember(t btf.Type, name string, depth int) (btf.Member, uint64, bool) {
+// it with its bit offset from t. It takes each type visited off the budget.
+func findMember(t btf.Type, name string, budget *int) (btf.Member, uint64, bool) {
 	ms := members(t)
 	for _, m := range ms {
 		if m.Name == name {
 			return m, uint64(m.Offset), true
 		}
 	}
-	if depth >= maxDepth {
-		return btf.Member{}, 0, false
-	}
 	for _, m := range ms {
 		if m.Name != "" {
 			continue
 		}
-		if in, at, ok := findMember(btf.UnderlyingType(m.Type), name, depth+1); ok {
+		if *budget--; *budget < 0 {
+			break
+		}
+		if in, at, ok := findMember(btf.UnderlyingType(m.Type), name, budget); ok {
 			return in, uint64(m.Offset) + at, true
 		}
 	}
 	return btf.Member{}, 0, false
 }
 
-// CName writes a type as C does, without the name that it declares.
-func CName(t btf.Type) string { return cname(t, 0) }
+// CName writes a type as C does, without the name that it declares. Parts
+// beyond what a name may hold are dots.
+func CName(t btf.Type) string {
+	n := namer{budget: maxVisits / 8}
+	return n.name(t)
+}
 
-func cname(t btf.Type, depth int) string {
-	if depth > maxDepth {
+// namer writes one name.
+type namer struct{ budget int }
+
+func (n *namer) name(t btf.Type) string {
+	if n.budget--; n.budget < 0 {
 		return "..."
 	}
 	switch t := t.(type) {
 	case *btf.Pointer:
-		return pointerName(t, depth)
+		return n.pointer(t)
 	case *btf.Array:
-		return fmt.Sprintf("%s[%d]", cname(t.Type, depth+1), t.Nelems)
+		return fmt.Sprintf("%s[%d]", n.name(t.Type), t.Nelems)
 	case *btf.Const:
 		if p, ok := t.Type.(*btf.Pointer); ok {
-			return pointerName(p, depth) + " const"
+			return n.pointer(p) + " const"
 		}
-		return "const " + cname(t.Type, depth+1)
+		return "const " + n.name(t.Type)
 	case *btf.Volatile:
-		return "volatile " + cname(t.Type, depth+1)
+		return "volatile " + n.name(t.Type)
 	case *btf.Restrict:
-		return cname(t.Type, depth+1)
+		return n.name(t.Type)
 	case *btf.TypeTag:
-		return cname(t.Type, depth+1)
+		return n.name(t.Type)
 	case *btf.Struct:
 		return "struct " + named(t.Name)
 	case *btf.Union:
@@ -168,23 +180,16 @@ func cname(t btf.Type, depth int) string {
 	case *btf.Fwd:
 		return t.Kind.String() + " " + named(t.Name)
 	case *btf.FuncProto:
-		return funcName(t, "", depth)
+		return n.function(t, "")
 	case *btf.Void:
 		return "void"
 	}
 	return named(t.TypeName())
 }
 
-func named(s string) string {
-	if s == "" {
-		return "{...}"
-	}
-	return s
-}
-
-func pointerName(p *btf.Pointer, depth int) string {
+func (n *namer) pointer(p *btf.Pointer) string {
 	to := p.Target
-	for { // qualifiers of a function type mean nothing
+	for range maxDepth { // tags such as __user stand between a pointer and its target
 		tag, ok := to.(*btf.TypeTag)
 		if !ok {
 			break
@@ -192,23 +197,34 @@ func pointerName(p *btf.Pointer, depth int) string {
 		to = tag.Type
 	}
 	if f, ok := to.(*btf.FuncProto); ok {
-		return funcName(f, "*", depth)
+		return n.function(f, "*")
 	}
-	s := cname(to, depth+1)
+	s := n.name(to)
 	if strings.HasSuffix(s, "*") {
 		return s + "*"
 	}
 	return s + " *"
 }
 
-func funcName(f *btf.FuncProto, star string, depth int) string {
+func (n *namer) function(f *btf.FuncProto, star string) string {
 	var params []string
 	for _, p := range f.Params {
-		params = append(params, cname(p.Type, depth+1))
+		if n.budget <= 0 {
+			params = append(params, "...")
+			break
+		}
+		params = append(params, n.name(p.Type))
 	}
-	ret := cname(f.Return, depth+1)
+	ret := n.name(f.Return)
 	if star == "" {
 		return fmt.Sprintf("%s (%s)", ret, strings.Join(params, ", "))
 	}
 	return fmt.Sprintf("%s (%s)(%s)", ret, star, strings.Join(params, ", "))
+}
+
+func named(s string) string {
+	if s == "" {
+		return "{...}"
+	}
+	return s
 }

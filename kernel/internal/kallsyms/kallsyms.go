@@ -63,6 +63,16 @@ type Layout struct {
 	Form         Form // what the entries of offsets mean
 }
 
+// Extent returns the first byte of all parts and the byte behind them, enough
+// for Find to find the table in them alone.
+func (l Layout) Extent() (start, end int) {
+	start, end = min(l.Names-8, l.Offsets), max(l.Index+2*tokenCount, l.Offsets+4*l.Count)
+	if l.RelativeBase >= 0 {
+		start, end = min(start, l.RelativeBase), max(end, l.RelativeBase+8)
+	}
+	return max(start, 0), end
+}
+
 // digits is how the ten digits stand in every token table: a character that
 // occurs in any symbol name keeps its own code.
 var digits = []byte("0\x001\x002\x003\x004\x005\x006\x007\x008\x009\x00")
@@ -158,12 +168,15 @@ func tokensAt(b []byte, zero, index int) *tokens {
 	return t
 }
 
-// findLayout finds the other parts that belong to a token table.
+// findLayout finds the other parts that belong to a token table: the number of
+// symbols, whose markers must lie where they would, and that many names. Names
+// fall into step with themselves wherever one starts to read, so without the
+// markers many wrong numbers would lead through all names.
 func findLayout(b []byte, where place, tok *tokens, budget *int) (*Layout, error) {
 	low := max(0, tok.at-namesWindow)
 	for p := tok.at&^3 - 8; p >= low; p -= 4 {
 		n := binary.LittleEndian.Uint32(b[p:])
-		if n < minSymbols || n > MaxSymbols {
+		if n < minSymbols || n > MaxSymbols || !markersFit(b, tok.at, int(n)) {
 			continue
 		}
 		names := p + 4
@@ -181,6 +194,37 @@ func findLayout(b []byte, where place, tok *tokens, budget *int) (*Layout, error
 		return l, findOffsets(b, where, p, l)
 	}
 	return nil, fmt.Errorf("token table found, names not: %w", ErrNotFound)
+}
+
+// markersFit reports whether the markers of n symbols may end at position end:
+// right there, or until 6.3 before a table of 3 bytes for each symbol.
+func markersFit(b []byte, end, n int) bool {
+	size := (n + markerStep - 1) / markerStep * 4
+	for _, e := range []int{end, end - 3*n} {
+		for pad := range 3 {
+			at := e&^3 - 4*pad - size
+			if at >= 0 && binary.LittleEndian.Uint32(b[at:]) == 0 && rising(b[at:at+size]) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// rising reports whether the first markers and the last are each above the one before.
+func rising(b []byte) bool {
+	last := uint32(0)
+	for p := 4; p < len(b); p += 4 {
+		if p > 64 && p < len(b)-64 {
+			continue
+		}
+		v := binary.LittleEndian.Uint32(b[p:])
+		if v <= last {
+			return false
+		}
+		last = v
+	}
+	return true
 }
 
 // walkNames steps over n entries of names and compares the markers behind

@@ -6,7 +6,6 @@ import (
 	"hash/maphash"
 	"slices"
 	"sort"
-	"strings"
 	"sync"
 )
 
@@ -140,30 +139,56 @@ func decode(b []byte, where place, tok *tokens, l *Layout) (*Table, error) {
 	for i := range t.addrs {
 		t.addrs[i] = a.addr(i, binary.LittleEndian.Uint32(b[l.Offsets+4*i:]))
 	}
-	text := make([]byte, 0, 4*(l.NamesEnd-l.Names))
-	for p, i := l.Names, 0; i < l.Count; i++ {
-		size, head := entry(b, p)
-		if head == 0 || p+head+size > l.NamesEnd {
-			return nil, fmt.Errorf("decode name %d: %w", i, ErrFormat)
-		}
-		t.starts = append(t.starts, uint32(len(text)))
-		for _, c := range b[p+head : p+head+size] {
-			text = append(text, tok.text[c]...)
-		}
-		if n := len(text) - int(t.starts[i]); n < 2 || n > maxName {
-			return nil, fmt.Errorf("decode name %d: %d characters: %w", i, n, ErrFormat)
-		}
-		if len(text) > maxNames {
-			return nil, fmt.Errorf("decode names: more than %d bytes: %w", maxNames, ErrFormat)
-		}
-		p += head + size
+	if err := t.decodeNames(b[l.Names:l.NamesEnd], tok); err != nil {
+		return nil, err
 	}
-	t.starts = append(t.starts, uint32(len(text)))
-	t.text = string(text)
 	if !slices.IsSorted(t.addrs) {
 		return nil, fmt.Errorf("decode addresses: not in order: %w", ErrFormat)
 	}
 	return t, nil
+}
+
+// short is the length of tokens that are copied as one word.
+const short = 8
+
+// decodeNames expands the names of all symbols.
+func (t *Table) decodeNames(names []byte, tok *tokens) error {
+	var words [tokenCount]uint64
+	var lens [tokenCount]int
+	for i, s := range tok.text {
+		var w [short]byte
+		copy(w[:], s)
+		words[i], lens[i] = binary.LittleEndian.Uint64(w[:]), len(s)
+	}
+	text := make([]byte, 6*len(names)+maxName)
+	n, p := 0, 0
+	for i := range t.addrs {
+		size, head := entry(names, p)
+		if head == 0 || p+head+size > len(names) {
+			return fmt.Errorf("decode name %d: %w", i, ErrFormat)
+		}
+		start := n
+		t.starts = append(t.starts, uint32(start))
+		for _, c := range names[p+head : p+head+size] {
+			if n+maxTokenTable > len(text) {
+				text = slices.Grow(text, len(text)+maxTokenTable)
+				text = text[:cap(text)]
+			}
+			if lens[c] <= short {
+				binary.LittleEndian.PutUint64(text[n:], words[c])
+			} else {
+				copy(text[n:], tok.text[c])
+			}
+			n += lens[c]
+		}
+		if n-start < 2 || n-start > maxName || n > maxNames {
+			return fmt.Errorf("decode name %d: %d characters, %d of all: %w", i, n-start, n, ErrFormat)
+		}
+		p += head + size
+	}
+	t.starts = append(t.starts, uint32(n))
+	t.text = string(text[:n])
+	return nil
 }
 
 // Layout returns where the parts of the table were found.
@@ -218,23 +243,6 @@ func (t *Table) buildIndex() {
 func (t *Table) mask() uint64 { return uint64(len(t.byName) - 1) }
 
 func (t *Table) slot(name string) uint64 { return maphash.String(t.seed, name) & t.mask() }
-
-// LookupSlow is Lookup without the index by name: a search through the text,
-// for the few names that are asked for before the index pays.
-func (t *Table) LookupSlow(name string) (int, bool) {
-	for from := 0; ; {
-		i := strings.Index(t.text[from:], name)
-		if i < 0 || name == "" {
-			return 0, false
-		}
-		at := uint32(from + i)
-		n := sort.Search(len(t.starts), func(k int) bool { return t.starts[k] >= at }) - 1
-		if n >= 0 && n < t.Len() && t.starts[n]+1 == at && t.Name(n) == name {
-			return n, true
-		}
-		from += i + 1
-	}
-}
 
 // At returns the last of the symbols with the highest address that is not
 // above a, and false when a lies below all of them.
