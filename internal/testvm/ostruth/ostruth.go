@@ -1,0 +1,80 @@
+// Package ostruth turns what a test guest says of itself into the form that the conformance suite of osi providers
+// compares with. It is for tests.
+package ostruth
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vitrine-vmi/vitrine/arch"
+	"github.com/vitrine-vmi/vitrine/internal/testvm"
+	"github.com/vitrine-vmi/vitrine/internal/testvm/vmtest"
+	"github.com/vitrine-vmi/vitrine/internal/testvm/wire"
+	"github.com/vitrine-vmi/vitrine/osi"
+	"github.com/vitrine-vmi/vitrine/vitrinetest/providertest"
+)
+
+// Of asks the guest twice and keeps the processes that were the same both times. Those of the ground-truth program
+// itself, which works while it reports, and workers of the kernel's workqueues, which come and go, are left out.
+func Of(t testing.TB, vm *testvm.VM) *providertest.Truth {
+	t.Helper()
+	first, second := vmtest.Truth(t, vm), vmtest.Truth(t, vm)
+	truth := &providertest.Truth{StartTolerance: 11 * time.Millisecond, Modules: []osi.Module{}}
+	for _, m := range second.Modules {
+		truth.Modules = append(truth.Modules, osi.Module{Name: m.Name, Base: arch.GVA(m.Base), Size: m.Size})
+	}
+	for i := range second.Procs {
+		p := &second.Procs[i]
+		q := first.Find(p.PID)
+		if q == nil || !p.Stable || p.PID == second.Reporter || strings.HasPrefix(p.Comm(), "kworker/") {
+			continue
+		}
+		truth.Processes = append(truth.Processes, processOf(t, second, p, q.State()))
+	}
+	if len(truth.Processes) < 20 {
+		t.Fatalf("the guest tells of %d stable processes of %d, want at least 20", len(truth.Processes), len(second.Procs))
+	}
+	return truth
+}
+
+func processOf(t testing.TB, truth *wire.Truth, p *wire.Proc, otherState string) providertest.Process {
+	t.Helper()
+	tick := time.Second / time.Duration(truth.ClockHz)
+	out := providertest.Process{
+		PID: p.PID, PPID: p.PPID(), Name: p.Comm(), Exe: string(p.Exe), Args: p.Args(),
+		UID: uint32(p.UID()), GID: uint32(p.GID()), States: p.State() + otherState, //nolint:gosec // ids are not negative
+		KThread: p.KThread(), Threads: p.Threads(), Cwd: string(p.Cwd),
+		Start:    time.Unix(0, truth.BootNS).Add(time.Duration(p.StartTicks()) * tick), //nolint:gosec // ticks since boot
+		StartBrk: arch.GVA(p.StartBrk()), Stack: arch.GVA(p.StartStack()),
+		Mappings: mappingsOf(t, p), Files: []osi.File{},
+	}
+	for _, task := range p.Tasks {
+		out.TIDs = append(out.TIDs, task.TID)
+	}
+	slices.Sort(out.TIDs)
+	for _, f := range p.FDs {
+		out.Files = append(out.Files, osi.File{FD: f.FD, Path: string(f.Link), Pos: f.Pos, Flags: uint32(f.Flags)}) //nolint:gosec // 32 bits in the kernel
+	}
+	return out
+}
+
+func mappingsOf(t testing.TB, p *wire.Proc) []osi.Mapping {
+	t.Helper()
+	ms, err := p.Mappings()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := []osi.Mapping{}
+	for _, m := range ms {
+		if m.Name == "[vsyscall]" {
+			continue // emulated: no memory of the process
+		}
+		out = append(out, osi.Mapping{
+			Range: osi.Range{Start: arch.GVA(m.Start), End: arch.GVA(m.End)}, Perms: m.Perms, Offset: m.Offset,
+			Name: strings.ReplaceAll(m.Name, `\012`, "\n"), Inode: m.Inode,
+		})
+	}
+	return out
+}
