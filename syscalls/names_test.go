@@ -49,11 +49,11 @@ func TestNumbers(t *testing.T) {
 func TestFallbackIsComplete(t *testing.T) {
 	none := map[arch.Arch]string{
 		// The first line of each are entries that only return ENOSYS.
-		arch.AMD64: "_sysctl afs_syscall create_module epoll_wait_old get_kernel_syms getpmsg lookup_dcookie nfsservctl putpmsg query_module security tuxcall vserver " +
+		arch.AMD64: "_sysctl afs_syscall create_module epoll_wait_old get_kernel_syms getpmsg nfsservctl putpmsg query_module security tuxcall vserver " +
 			"rseq_slice_yield uprobe",
-		arch.I386: "_sysctl afs_syscall bdflush create_module ftime get_kernel_syms getpmsg gtty idle lock lookup_dcookie mpx nfsservctl prof profil putpmsg query_module stty ulimit vserver " +
+		arch.I386: "_sysctl afs_syscall bdflush create_module ftime get_kernel_syms getpmsg gtty idle lock mpx nfsservctl prof profil putpmsg query_module stty ulimit vserver " +
 			"rseq_slice_yield vm86 vm86old",
-		arch.ARM64: "lookup_dcookie nfsservctl rseq_slice_yield",
+		arch.ARM64: "nfsservctl rseq_slice_yield",
 	}
 	for _, a := range allArches {
 		table := Fallback(a)

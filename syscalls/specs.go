@@ -127,6 +127,7 @@ var specs = map[string]string{
 	"vmsplice":        "fd iov:2 ulong =splice",
 	"copy_file_range": "fd off fd off ulong hex32",
 	"getcwd":          "ostr ulong",
+	"lookup_dcookie":  "- obuf ulong",
 	"umask":           "mode",
 	"fsopen":          "str hex32",
 	"fsconfig":        "fd uint str ptr int",

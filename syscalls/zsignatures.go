@@ -371,6 +371,7 @@ var commonSignatures = [...]Signature{
 	{"removexattrat", []Param{{"dfd", "int"}, {"pathname", "const char *"}, {"at_flags", "unsigned int"}, {"name", "const char *"}}},
 	{"open_tree_attr", []Param{{"dfd", "int"}, {"filename", "const char *"}, {"flags", "unsigned"}, {"uattr", "struct mount_attr *"}, {"usize", "size_t"}}},
 	{"listns", []Param{{"req", "const struct ns_id_req *"}, {"ns_ids", "u64 *"}, {"nr_ns_ids", "size_t"}, {"flags", "unsigned int"}}},
+	{"lookup_dcookie", []Param{{"cookie64", "u64"}, {"buf", "char *"}, {"len", "size_t"}}},
 	{"uselib", []Param{{"library", "const char *"}}},
 	{"set_thread_area", []Param{{"u_info", "struct user_desc *"}}},
 	{"get_thread_area", []Param{{"u_info", "struct user_desc *"}}},
