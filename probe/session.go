@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -38,10 +39,11 @@ type Session struct {
 
 	mu sync.Mutex // protects the fields below
 	// byAddr and byPoint are replaced when they change, and never changed.
-	byAddr  map[arch.GVA]*target
-	byPoint map[*engine.Point]*target
-	quit    context.CancelFunc // nil outside Run
-	closed  bool
+	byAddr   map[arch.GVA]*target
+	byPoint  map[*engine.Point]*target
+	families map[*Filter]*family
+	quit     context.CancelFunc // nil outside Run
+	closed   bool
 
 	filtered, passed atomic.Uint64
 }
@@ -72,7 +74,7 @@ func New(g *vitrine.Guest, k *kernel.Kernel, opts *Options) (*Session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("prepare probes: %w", err)
 	}
-	s := &Session{g: g, k: k, facts: f, byAddr: map[arch.GVA]*target{}, byPoint: map[*engine.Point]*target{}}
+	s := &Session{g: g, k: k, facts: f, byAddr: map[arch.GVA]*target{}, byPoint: map[*engine.Point]*target{}, families: map[*Filter]*family{}}
 	s.spaces.g, s.spaces.mode = g, k.AddressSpace().Mode()
 	if s.engine, s.name, err = chooseEngine(g, k, f, opts); err != nil {
 		return nil, err
@@ -85,30 +87,69 @@ func New(g *vitrine.Guest, k *kernel.Kernel, opts *Options) (*Session, error) {
 // wrapped where there is no such function. Nothing is left of a probe that was
 // not added. Probes on one function are called in the order of Add.
 func (s *Session) Add(p *Probe) (*Planted, error) {
-	sym, err := s.resolve(p)
+	all, err := s.AddAll([]*Probe{p})
 	if err != nil {
 		return nil, err
 	}
+	return all[0], nil
+}
+
+// AddAll is Add for many probes at once, which is quicker. The error names
+// every one that failed; the result has nil for those, and the others are
+// added.
+func (s *Session) AddAll(probes []*Probe) ([]*Planted, error) {
+	out := make([]*Planted, len(probes))
+	var errs []error
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return nil, fmt.Errorf("add probe on %s: %w", sym.Name, vitrine.ErrClosed)
+		return out, fmt.Errorf("add probe: %w", vitrine.ErrClosed)
 	}
-	t := s.byAddr[sym.Addr]
+	targets := maps.Clone(s.byAddr)
+	for i, p := range probes {
+		sym, err := s.resolve(p)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		out[i] = s.put(targets, sym, p)
+	}
+	s.setTargets(targets)
+	bad, err := s.change()
+	if err == nil {
+		return out, errors.Join(errs...)
+	}
+	for i, pl := range out {
+		if pl != nil && bad[pl.t.point] {
+			s.drop(pl)
+			out[i] = nil
+		}
+	}
+	_, _ = s.change() // of what could be hooked before
+	return out, errors.Join(append(errs, err)...)
+}
+
+// put makes the planted probe, and its target among targets. The caller holds mu.
+func (s *Session) put(targets map[arch.GVA]*target, sym kernel.Symbol, p *Probe) *Planted {
+	t := targets[sym.Addr]
 	if t == nil {
 		t = &target{point: &engine.Point{Name: sym.Name, Body: []engine.Range{{Start: sym.Addr, Size: sym.Size}}}}
-		s.setTarget(sym.Addr, t, true)
+		targets[sym.Addr] = t
 	}
-	pl := &Planted{s: s, t: t, probe: p}
-	if p.Filter != nil && len(p.Filter.PIDs) > 0 {
-		pl.family = newFamily(s.facts, p.Filter)
-	}
+	pl := &Planted{s: s, t: t, probe: p, family: s.familyOf(p.Filter)}
 	t.probes = append(slices.Clip(t.probes), pl)
-	if err := s.change(); err != nil {
-		s.drop(pl)
-		return nil, errors.Join(err, s.change())
+	return pl
+}
+
+// familyOf returns what a filter's probes share. The caller holds mu.
+func (s *Session) familyOf(f *Filter) *family {
+	if f == nil || len(f.PIDs) == 0 {
+		return nil
 	}
-	return pl, nil
+	if s.families[f] == nil {
+		s.families[f] = newFamily(s.facts, f)
+	}
+	return s.families[f]
 }
 
 // resolve finds the function that a probe is for.
@@ -144,7 +185,8 @@ func (p *Planted) Remove() error {
 		return nil
 	}
 	p.s.drop(p)
-	return p.s.change()
+	_, err := p.s.change()
+	return err
 }
 
 // Func returns the name of the kernel function that the probe is on.
@@ -152,37 +194,48 @@ func (p *Planted) Func() string { return p.t.point.Name }
 
 // drop forgets a probe. The caller holds mu.
 func (s *Session) drop(p *Planted) {
-	rest := slices.DeleteFunc(slices.Clone(p.t.probes), func(o *Planted) bool { return o == p })
-	p.t.probes = rest
-	if len(rest) == 0 {
-		s.setTarget(p.t.point.Body[0].Start, p.t, false)
+	p.t.probes = slices.DeleteFunc(slices.Clone(p.t.probes), func(o *Planted) bool { return o == p })
+	if len(p.t.probes) == 0 {
+		targets := maps.Clone(s.byAddr)
+		delete(targets, p.t.point.Body[0].Start)
+		s.setTargets(targets)
 	}
 }
 
-// setTarget adds or removes a target. The caller holds mu.
-func (s *Session) setTarget(a arch.GVA, t *target, add bool) {
-	byAddr, byPoint := make(map[arch.GVA]*target), make(map[*engine.Point]*target)
-	for k, v := range s.byAddr {
-		byAddr[k] = v
-		byPoint[v.point] = v
-	}
-	if add {
-		byAddr[a], byPoint[t.point] = t, t
-	} else {
-		delete(byAddr, a)
-		delete(byPoint, t.point)
+// setTargets replaces the targets. The caller holds mu.
+func (s *Session) setTargets(byAddr map[arch.GVA]*target) {
+	byPoint := make(map[*engine.Point]*target, len(byAddr))
+	for _, t := range byAddr {
+		byPoint[t.point] = t
 	}
 	s.byAddr, s.byPoint = byAddr, byPoint
 }
 
-// change tells the engine what is wanted. The caller holds mu.
-func (s *Session) change() error {
+// change tells the engine what is wanted. With an error it returns the points
+// that the engine cannot hook. The caller holds mu.
+func (s *Session) change() (bad map[*engine.Point]bool, err error) {
 	w := make([]engine.Wanted, 0, len(s.byAddr))
 	for _, t := range s.byAddr {
 		returns := slices.ContainsFunc(t.probes, func(p *Planted) bool { return p.probe.Return != nil })
 		w = append(w, engine.Wanted{Point: t.point, Returns: returns})
 	}
-	return s.engine.Change(context.Background(), w)
+	err = s.engine.Change(context.Background(), w)
+	bad = map[*engine.Point]bool{}
+	for _, e := range unjoin(err) {
+		var pe *engine.PointError
+		if errors.As(e, &pe) {
+			bad[pe.Point] = true
+		}
+	}
+	return bad, err
+}
+
+// unjoin takes apart what errors.Join has joined.
+func unjoin(err error) []error {
+	if j, ok := err.(interface{ Unwrap() []error }); ok {
+		return j.Unwrap()
+	}
+	return []error{err}
 }
 
 // Run takes control of the guest, plants the probes and delivers hits until

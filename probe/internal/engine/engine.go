@@ -83,9 +83,22 @@ type Engine interface {
 	Run(ctx context.Context, h Handler) error
 	// Change replaces what is wanted. It may be called from any goroutine,
 	// before and during Run, and by a Handler; during Run it takes effect
-	// before the guest runs on or soon afterwards. The returned error names
-	// every point that cannot be hooked; the others are.
+	// before the guest runs on or soon afterwards. The returned error is an
+	// errors.Join of a *PointError for every point that cannot be hooked; the
+	// others are.
 	Change(ctx context.Context, w []Wanted) error
 	// Stats returns the counters.
 	Stats() Stats
 }
+
+// PointError is why a point cannot be hooked.
+type PointError struct {
+	Point *Point
+	Err   error
+}
+
+// Error names the function and the cause.
+func (e *PointError) Error() string { return "hook " + e.Point.Name + ": " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *PointError) Unwrap() error { return e.Err }

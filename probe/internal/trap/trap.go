@@ -99,7 +99,7 @@ func (e *Engine) Change(_ context.Context, w []engine.Wanted) error {
 	e.wanted = e.wanted[:0:0]
 	for _, p := range w {
 		if err := e.analyse(p); err != nil {
-			errs = append(errs, fmt.Errorf("hook %s: %w", p.Name, err))
+			errs = append(errs, &engine.PointError{Point: p.Point, Err: err})
 			continue
 		}
 		e.wanted = append(e.wanted, p)
