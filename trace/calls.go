@@ -1,0 +1,229 @@
+package trace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/vitrine-vmi/vitrine"
+	"github.com/vitrine-vmi/vitrine/arch"
+	"github.com/vitrine-vmi/vitrine/event"
+	"github.com/vitrine-vmi/vitrine/kernel"
+	"github.com/vitrine-vmi/vitrine/osi"
+	"github.com/vitrine-vmi/vitrine/probe"
+	"github.com/vitrine-vmi/vitrine/syscalls"
+)
+
+// CallsOptions say which system calls to trace, whose, and how. Nil means all
+// calls of everybody.
+type CallsOptions struct {
+	// Names of system calls to trace, without prefix; kernel functions may be
+	// named too. Empty means all system calls.
+	Names []string
+	// Ignore is taken away from Names.
+	Ignore []string
+
+	PIDs   []int    // only these processes
+	Follow bool     // also their descendants
+	Comms  []string // only threads of these short names
+	UIDs   []uint32 // only these real users
+
+	// Separate delivers a call's entry and its return as records of their own,
+	// at once, instead of one when it has returned.
+	Separate bool
+	Count    uint64        // end after so many records; 0 means no limit
+	Duration time.Duration // end after this time; 0 means no limit
+
+	Engine   string // "auto" (also ""), "trap", "implant"
+	Delivery string // "sync", "stream", "" for what the engine does best
+	Decoder  *syscalls.Options
+}
+
+// Calls traces system calls until ctx ends or a limit of the options is
+// reached, and gives each to emit as a record. It returns nil then, and emit's
+// error when that returns one; the guest has been cleaned and runs. The
+// statistics are valid with an error too.
+//
+// A record is emitted when the call has returned, with its entry and its result
+// (event.Joined). Calls that had begun before Calls are not seen. Those that
+// have not returned when it ends, those of threads that ended in them, and exit
+// and exit_group, which never return, are emitted as event.Enter: exits at
+// once, the others at the end, in order of their entry.
+//
+// Emit runs while the guest stands still, under sync delivery; the record is
+// not used again, and emit may keep it.
+func Calls(ctx context.Context, g *vitrine.Guest, k *kernel.Kernel, sys osi.System, opts *CallsOptions, emit func(*event.Call) error) (*event.Stats, error) {
+	if opts == nil {
+		opts = &CallsOptions{}
+	}
+	start := time.Now()
+	c := newCaller(sys, opts, emit)
+	c.decoders = decodersFor(k)
+	c.decoders.limits(opts.Decoder)
+	s, err := probe.New(g, k, &probe.Options{Engine: probe.Engine(opts.Engine), Delivery: probe.Delivery(opts.Delivery)})
+	if err != nil {
+		return &event.Stats{}, err
+	}
+	defer s.Close()
+	c.session = s
+	err = c.addAll(k, opts)
+	if err == nil {
+		err = c.run(ctx, opts.Duration)
+	}
+	return c.stats(time.Since(start)), err
+}
+
+// caller turns hits into records.
+type caller struct {
+	sys      osi.System
+	separate bool
+	limit    uint64
+	emit     func(*event.Call) error
+	decoders *decoders
+	session  *probe.Session
+	filter   *probe.Filter
+
+	// Fields of the goroutine that runs.
+	ctx  context.Context //nolint:containedctx // of the run
+	seq  uint64
+	open map[*inFlight]struct{}
+	err  error // of emit
+}
+
+// inFlight is a call between its entry and its return.
+type inFlight struct {
+	rec  event.Call
+	call syscalls.Call
+	args []syscalls.Arg
+	ran  time.Duration
+}
+
+func newCaller(sys osi.System, o *CallsOptions, emit func(*event.Call) error) *caller {
+	c := &caller{sys: sys, separate: o.Separate, limit: o.Count, emit: emit, open: map[*inFlight]struct{}{}}
+	if len(o.PIDs)+len(o.Comms)+len(o.UIDs) > 0 {
+		c.filter = &probe.Filter{PIDs: o.PIDs, Follow: o.Follow, Comms: o.Comms, UIDs: o.UIDs}
+	}
+	return c
+}
+
+// addAll adds a probe for each call that the options name.
+func (c *caller) addAll(k *kernel.Kernel, o *CallsOptions) error {
+	entries, err := chosen(k, o)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if _, err := c.session.Add(c.probe(e)); err != nil {
+			return fmt.Errorf("trace %s: %w", e.symbol, err)
+		}
+	}
+	return nil
+}
+
+// chosen returns the kernel functions that the options name.
+func chosen(k *kernel.Kernel, o *CallsOptions) ([]entry, error) {
+	var errs []error
+	var out []entry
+	pick := func(names []string) []entry {
+		var found []entry
+		for _, n := range names {
+			e, err := resolve(k, n)
+			if err != nil {
+				errs = append(errs, err)
+			}
+			found = append(found, e...)
+		}
+		return found
+	}
+	if ignore := pick(o.Ignore); len(o.Names) == 0 {
+		out = without(all(k), ignore)
+	} else {
+		out = without(pick(o.Names), ignore)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	if len(out) == 0 {
+		return nil, errors.New("trace: no system call is left to trace")
+	}
+	return out, nil
+}
+
+// all returns the functions of all system calls that the kernel has.
+func all(k *kernel.Kernel) []entry {
+	var out []entry
+	for s := range k.Symbols() {
+		if abi, call, ok := syscalls.FromSymbol(arch.AMD64, s.Name); ok && isWrapper(k, s, abi, call) {
+			out = append(out, entry{s.Name, call, abi})
+		}
+	}
+	return out
+}
+
+// isWrapper reports whether the symbol is the function that the kernel calls
+// for the call, not one of those that surround it, and not the one of all calls
+// that the kernel lacks.
+func isWrapper(k symbols, s kernel.Symbol, abi arch.Arch, call string) bool {
+	first, ok := firstOf(k, abi, call)
+	return ok && first.symbol == s.Name && call != "ni_syscall" && (s.Type == 't' || s.Type == 'T' || s.Type == 'w' || s.Type == 'W')
+}
+
+// without returns the entries that are not in ignore, each function once.
+func without(entries, ignore []entry) []entry {
+	seen := map[string]bool{}
+	for _, e := range ignore {
+		seen[e.symbol] = true
+	}
+	return slices.DeleteFunc(entries, func(e entry) bool {
+		dup := seen[e.symbol]
+		seen[e.symbol] = true
+		return dup
+	})
+}
+
+// run runs the session until ctx or the duration ends, and emits what is still
+// under way.
+func (c *caller) run(ctx context.Context, d time.Duration) error {
+	c.ctx = ctx
+	rctx := ctx
+	if d > 0 {
+		var cancel context.CancelFunc
+		rctx, cancel = context.WithTimeout(ctx, d)
+		defer cancel()
+	}
+	err := c.session.Run(rctx)
+	c.flush()
+	return errors.Join(c.err, err)
+}
+
+// flush emits the entries of calls that have not returned.
+func (c *caller) flush() {
+	left := make([]*inFlight, 0, len(c.open))
+	for f := range c.open {
+		left = append(left, f)
+	}
+	slices.SortFunc(left, func(a, b *inFlight) int { return a.rec.Time.Compare(b.rec.Time) })
+	for _, f := range left {
+		if !c.separate {
+			c.send(f, event.Enter)
+		}
+	}
+	clear(c.open)
+}
+
+// stats sums the run up.
+func (c *caller) stats(d time.Duration) *event.Stats {
+	p := c.session.Stats()
+	s := &event.Stats{
+		Events: c.seq, Lost: p.Lost, GuestStopped: p.Stopped, Duration: d,
+		Engine: string(p.Engine), Delivery: string(p.Delivery), PerFunc: map[string]uint64{},
+	}
+	for f, n := range p.PerFunc {
+		if n > 0 {
+			s.PerFunc[f] = n
+		}
+	}
+	return s
+}

@@ -1,0 +1,182 @@
+package trace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/vitrine-vmi/vitrine"
+	"github.com/vitrine-vmi/vitrine/arch"
+	"github.com/vitrine-vmi/vitrine/probe"
+	"github.com/vitrine-vmi/vitrine/syscalls"
+)
+
+// Event is one entry into a traced function, or one return from it. It is
+// valid only during the handler that it was given to.
+type Event struct {
+	// Hit has the vCPU, the thread (task, pid, tid, ppid, comm, uid), the time,
+	// and the raw registers and arguments of the kernel function.
+	*probe.Hit
+	// Name is the system call's name without prefix, "" for other functions.
+	Name string
+	// ABI is the interface by which the call is made: arch.I386 for a 32-bit
+	// program's on an x86-64 kernel.
+	ABI arch.Arch
+
+	loop *Loop
+	ctx  context.Context
+	args arch.GVA // the saved user registers, 0 where arguments come in registers
+}
+
+// Loop returns the loop that delivers the event.
+func (e *Event) Loop() *Loop { return e.loop }
+
+// PID, TID and PPID return the ids of the process, the thread and the parent.
+func (e *Event) PID() int { return e.Thread.PID }
+
+// TID returns the thread's id.
+func (e *Event) TID() int { return e.Thread.TID }
+
+// PPID returns the process id of the real parent.
+func (e *Event) PPID() int { return e.Thread.PPID }
+
+// Comm returns the thread's short name, as the kernel holds it.
+func (e *Event) Comm() string { return e.Thread.Comm }
+
+// UID returns the real user id.
+func (e *Event) UID() uint32 { return e.Thread.UID }
+
+// savedArgs is where struct pt_regs of x86-64 holds the arguments of a system
+// call: the layout that ptrace(2) has fixed (arch/x86/include/asm/ptrace.h),
+// di si dx r10 r8 r9 by the 64-bit convention, bx cx dx si di bp by the 32-bit
+// one.
+var savedArgs = map[arch.Arch][6]arch.GVA{
+	arch.AMD64: {0x70, 0x68, 0x60, 0x38, 0x48, 0x40},
+	arch.I386:  {0x28, 0x58, 0x60, 0x68, 0x70, 0x20},
+}
+
+// Arg returns argument i (0 to 5): of a system call what the program passed, of
+// any other function what its caller did. At return, a system call's are what
+// the program's registers hold now, which is what it passed unless the call
+// replaced them (execve, rt_sigreturn); another function's are gone, and 0.
+func (e *Event) Arg(i int) uint64 {
+	if e.args == 0 || i < 0 || i > 5 {
+		return e.Hit.Arg(i)
+	}
+	v, _ := e.Kernel().ReadUint64(e.args + savedArgs[e.ABI][i])
+	if e.ABI == arch.I386 {
+		v = uint64(uint32(v))
+	}
+	return v
+}
+
+// SetArg replaces argument i (0 to 5) at entry.
+func (e *Event) SetArg(i int, v uint64) error {
+	switch {
+	case e.args == 0:
+		return e.Hit.SetArg(i, v)
+	case !e.Sync():
+		return fmt.Errorf("change argument: the guest does not wait: %w", errors.ErrUnsupported)
+	case e.Return || i < 0 || i > 5:
+		return fmt.Errorf("change argument %d: not at entry, or no such argument", i)
+	}
+	var b [8]byte
+	for n := range b {
+		b[n] = byte(v >> (8 * n))
+	}
+	return e.Kernel().Write(b[:], e.args+savedArgs[e.ABI][i])
+}
+
+// Result returns what the function returned, as a signed number: a system call
+// returns an error as -errno. It is 0 at entry.
+func (e *Event) Result() int64 { return int64(e.Hit.Result()) }
+
+// Registers of the vCPU by their usual names, in lower case.
+func (e *Event) Register(name string) (uint64, error) {
+	r, err := e.Registers()
+	if err != nil {
+		return 0, err
+	}
+	p, ok := map[string]uint64{
+		"rax": r.RAX, "rbx": r.RBX, "rcx": r.RCX, "rdx": r.RDX, "rsi": r.RSI, "rdi": r.RDI, "rbp": r.RBP, "rsp": r.RSP,
+		"r8": r.R8, "r9": r.R9, "r10": r.R10, "r11": r.R11, "r12": r.R12, "r13": r.R13, "r14": r.R14, "r15": r.R15,
+		"rip": r.RIP, "rflags": r.RFLAGS, "fs_base": r.FSBase, "gs_base": r.GSBase, "kernel_gs_base": r.KernelGSBase,
+		"cr0": r.CR0, "cr2": r.CR2, "cr3": r.CR3, "cr4": r.CR4, "cr8": r.CR8, "efer": r.EFER,
+		"cs": uint64(r.CS), "ss": uint64(r.SS), "ds": uint64(r.DS), "es": uint64(r.ES), "fs": uint64(r.FS), "gs": uint64(r.GS),
+	}[strings.ToLower(name)]
+	if !ok {
+		return 0, fmt.Errorf("read register %q: no such register", name)
+	}
+	return p, nil
+}
+
+// PageSize returns the size of the guest's smallest page, in bytes.
+func (e *Event) PageSize() int { return arch.PageSize }
+
+// Bytes reads n bytes, at most 1 MiB, of the process's memory. Fewer come with
+// an error that says where the rest is missing.
+func (e *Event) Bytes(a arch.GVA, n int) ([]byte, error) {
+	p := make([]byte, min(max(n, 0), 1<<20))
+	n, err := e.Process().Read(p, a)
+	return p[:n], err
+}
+
+// String reads a string of the process's memory, at most limit bytes of it.
+// With an error it returns what could be read: vitrine.ErrTooLong when the
+// string is longer.
+func (e *Event) String(a arch.GVA, limit int) (string, error) {
+	return e.Process().ReadString(a, limit)
+}
+
+// Uint32 reads a number of the process's memory.
+func (e *Event) Uint32(a arch.GVA) (uint32, error) { return e.Process().ReadUint32(a) }
+
+// Limits of Argv.
+const (
+	maxArgv     = 4096     // strings
+	maxArgvText = 64 << 10 // bytes of one
+	maxArgvAll  = 1 << 20  // bytes of all
+)
+
+// Argv reads a vector of strings that ends with a null pointer, as the argv and
+// envp of execve, from the process's memory. With an error it returns the
+// strings before the one that could not be read; it is vitrine.ErrTooLong for
+// more than 4096 of them, or 1 MiB.
+func (e *Event) Argv(a arch.GVA) ([]string, error) {
+	var out []string
+	size := arch.GVA(8)
+	if e.ABI == arch.I386 {
+		size = 4
+	}
+	for total := 0; len(out) < maxArgv && total < maxArgvAll; {
+		p, err := e.pointer(a+arch.GVA(len(out))*size, size)
+		if err != nil || p == 0 {
+			return out, err
+		}
+		s, err := e.Process().ReadString(p, maxArgvText)
+		if err != nil {
+			return out, err
+		}
+		out = append(out, s)
+		total += len(s)
+	}
+	return out, vitrine.ErrTooLong
+}
+
+func (e *Event) pointer(a, size arch.GVA) (arch.GVA, error) {
+	if size == 4 {
+		v, err := e.Process().ReadUint32(a)
+		return arch.GVA(v), err
+	}
+	v, err := e.Process().ReadUint64(a)
+	return arch.GVA(v), err
+}
+
+// Path returns the path of an open file of the process, as /proc/PID/fd has it,
+// and that of the working directory for syscalls.AtFDCWD.
+func (e *Event) Path(fd int) (string, error) {
+	return (&resolver{sys: e.loop.sys, ctx: e.ctx, task: e.Thread.Task}).path(fd)
+}
+
+var _ syscalls.Memory = (*vitrine.AddressSpace)(nil)

@@ -1,0 +1,327 @@
+package trace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/vitrine-vmi/vitrine"
+	"github.com/vitrine-vmi/vitrine/arch"
+	"github.com/vitrine-vmi/vitrine/kernel"
+	"github.com/vitrine-vmi/vitrine/osi"
+	"github.com/vitrine-vmi/vitrine/probe"
+	"github.com/vitrine-vmi/vitrine/syscalls"
+)
+
+// OSType says which operating system a guest runs.
+type OSType uint8
+
+// Operating systems.
+const (
+	Unknown OSType = iota
+	Linux
+	Windows
+)
+
+var osNames = [...]string{"unknown", "linux", "windows"}
+
+// String returns the name in lower case.
+func (o OSType) String() string {
+	if int(o) < len(osNames) {
+		return osNames[o]
+	}
+	return osNames[Unknown]
+}
+
+// CallFunc is called when a function is entered. What it returns is handed to
+// the ReturnFunc when the same call returns.
+type CallFunc func(e *Event) any
+
+// ReturnFunc is called when a function returns, with what the CallFunc of the
+// same call returned.
+type ReturnFunc func(e *Event, value any)
+
+// Handler is an entry of the table that HandleAll takes.
+type Handler struct {
+	Name     string     // of a system call or a kernel function
+	OnCall   CallFunc   // may be nil
+	OnReturn ReturnFunc // may be nil: the return side is not planted
+}
+
+// Options change how a Loop works. Nil means the defaults.
+type Options struct {
+	Engine   probe.Engine   // "" and probe.Auto: the best that works
+	Delivery probe.Delivery // "": what the engine does best
+	Filter   *probe.Filter  // whose calls the handlers are called for; nil means everybody's
+}
+
+// Loop calls handlers when functions of a guest's kernel are entered and
+// return. Its methods may be called concurrently, and by handlers.
+type Loop struct {
+	// Immutable fields, may be shared.
+	g    *vitrine.Guest
+	opts Options
+
+	mu sync.Mutex // protects the fields below
+	// k, sys and probes are nil until the guest has been understood.
+	k       *kernel.Kernel
+	sys     osi.System
+	probes  *probe.Session
+	planted []Handler // in order of Handle
+	running bool
+	stop    context.CancelFunc // ends the present Run
+	closed  bool
+
+	ctx context.Context //nolint:containedctx // of the present Run, for what handlers ask the guest; set by Run's goroutine
+}
+
+// New returns a loop for a guest. K and sys may be nil: Run then waits until
+// an operating system has started in the guest, and describes it. The guest is
+// not touched before Run, and is not closed by the loop.
+func New(g *vitrine.Guest, k *kernel.Kernel, sys osi.System, opts *Options) (*Loop, error) {
+	l := &Loop{g: g}
+	if opts != nil {
+		l.opts = *opts
+	}
+	if k == nil {
+		return l, nil
+	}
+	return l, l.understood(k, sys)
+}
+
+// understood takes what is known of the guest's operating system, and adds the
+// handlers that came before. The caller holds mu, or is alone.
+func (l *Loop) understood(k *kernel.Kernel, sys osi.System) error {
+	s, err := probe.New(l.g, k, &probe.Options{Engine: l.opts.Engine, Delivery: l.opts.Delivery})
+	if err != nil {
+		return err
+	}
+	l.k, l.sys, l.probes = k, sys, s
+	var errs []error
+	for _, h := range l.planted {
+		errs = append(errs, l.add(h))
+	}
+	if err := errors.Join(errs...); err != nil {
+		l.k, l.sys, l.probes = nil, nil, nil
+		return errors.Join(err, s.Close())
+	}
+	return nil
+}
+
+// Guest returns the guest.
+func (l *Loop) Guest() *vitrine.Guest { return l.g }
+
+// GuestName returns the guest's name.
+func (l *Loop) GuestName() string { return l.g.Name() }
+
+// Kernel returns the guest's kernel, nil while it is not known.
+func (l *Loop) Kernel() *kernel.Kernel {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.k
+}
+
+// System returns the guest's operating system, nil while it is not known.
+func (l *Loop) System() osi.System {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.sys
+}
+
+// OSType returns which operating system the guest runs, Unknown while it is
+// not known.
+func (l *Loop) OSType() OSType {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.k == nil:
+		return Unknown
+	case l.k.OS() == kernel.Linux:
+		return Linux
+	}
+	return Unknown
+}
+
+// Handle has onCall called when a function is entered and onReturn when it
+// returns; either may be nil, and without onReturn the return side costs
+// nothing. The name is that of a system call, with or without its prefix, or of
+// any kernel function; a system call's handlers also get what 32-bit programs
+// call by their own interface.
+//
+// Several handlers on one function are all called, in the order of Handle. It
+// may be called while the loop runs. The error wraps ErrUnknownCall and
+// kernel.ErrNoSymbol for a name that the guest's kernel does not have; in a loop
+// that does not know its guest yet, it is Run that returns it.
+func (l *Loop) Handle(name string, onCall CallFunc, onReturn ReturnFunc) error {
+	return l.HandleAll([]Handler{{name, onCall, onReturn}})
+}
+
+// HandleAll does Handle for each entry of a table. The error names every one
+// that failed; the others are planted.
+func (l *Loop) HandleAll(table []Handler) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return fmt.Errorf("add handlers: %w", vitrine.ErrClosed)
+	}
+	var errs []error
+	for _, h := range table {
+		if l.probes == nil {
+			l.planted = append(l.planted, h)
+			continue
+		}
+		errs = append(errs, l.add(h))
+	}
+	return errors.Join(errs...)
+}
+
+// add plants a handler's probes. The caller holds mu.
+func (l *Loop) add(h Handler) error {
+	entries, err := resolve(l.k, h.Name)
+	if err != nil {
+		return err
+	}
+	var done []*probe.Planted
+	for _, e := range entries {
+		p, err := l.probes.Add(l.probe(e, h))
+		if err != nil {
+			for _, d := range done {
+				err = errors.Join(err, d.Remove())
+			}
+			return fmt.Errorf("trace %s: %w", h.Name, err)
+		}
+		done = append(done, p)
+	}
+	return nil
+}
+
+// probe makes the probe that calls a handler.
+func (l *Loop) probe(en entry, h Handler) *probe.Probe {
+	p := &probe.Probe{Func: en.symbol, Filter: l.opts.Filter}
+	saved := en.name != "" && syscalls.TakesRegisters(en.symbol)
+	type call struct {
+		args  arch.GVA
+		value any
+	}
+	p.Enter = func(hit *probe.Hit) any {
+		e := Event{Hit: hit, Name: en.name, ABI: en.abi, loop: l, ctx: l.ctx}
+		if saved {
+			e.args = arch.GVA(hit.Arg(0))
+		}
+		c := call{args: e.args}
+		if h.OnCall != nil {
+			c.value = h.OnCall(&e)
+		}
+		return c
+	}
+	if h.OnReturn != nil {
+		p.Return = func(hit *probe.Hit, v any) {
+			c, _ := v.(call)
+			h.OnReturn(&Event{Hit: hit, Name: en.name, ABI: en.abi, loop: l, ctx: l.ctx, args: c.args}, c.value)
+		}
+	}
+	return p
+}
+
+// Run waits until an operating system runs in the guest, if it was not known
+// before, plants the handlers, and calls them until ctx ends or Quit is called,
+// which takes effect at once. Then everything is taken out of the guest and Run
+// returns nil. It may be called again, one at a time.
+//
+// A panic in a handler ends it with a *probe.PanicError, a reset or the end of
+// the guest with vitrine.ErrReset or vitrine.ErrGone. Handlers whose names the
+// guest does not know end it before it begins.
+func (l *Loop) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if err := l.begin(cancel); err != nil {
+		return err
+	}
+	defer l.end()
+	if err := l.await(ctx); err != nil {
+		if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+			return nil
+		}
+		return err
+	}
+	l.ctx = ctx
+	return l.probes.Run(ctx)
+}
+
+func (l *Loop) begin(cancel context.CancelFunc) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.closed:
+		return fmt.Errorf("run loop: %w", vitrine.ErrClosed)
+	case l.running:
+		return probe.ErrRunning
+	}
+	l.running, l.stop = true, cancel
+	return nil
+}
+
+func (l *Loop) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.running, l.stop = false, nil
+}
+
+// bootWait is for ever: it is the context that ends the wait for a boot.
+const bootWait = 10 * 365 * 24 * time.Hour
+
+// await describes the guest, if that was not done before.
+func (l *Loop) await(ctx context.Context) error {
+	if l.Kernel() != nil {
+		return nil
+	}
+	k, err := kernel.Describe(ctx, l.g, &kernel.Options{Wait: bootWait})
+	if err != nil {
+		return err
+	}
+	sys, err := osi.Open(ctx, l.g, k, nil)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.understood(k, sys)
+}
+
+// Quit ends the present Run, at once. Without one it does nothing. It does not
+// wait for Run to return; a handler may call it.
+func (l *Loop) Quit() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stop != nil {
+		l.stop()
+	}
+}
+
+// Close ends the present Run and makes the loop unusable.
+func (l *Loop) Close() error {
+	l.Quit()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	if l.probes == nil {
+		return nil
+	}
+	return l.probes.Close()
+}
+
+// Stats returns the counters: of calls seen in all and for each kernel
+// function, of returns, and of what was lost.
+func (l *Loop) Stats() probe.Stats {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.probes == nil {
+		return probe.Stats{}
+	}
+	return l.probes.Stats()
+}
+
+// Count returns how many calls were seen since New, in all runs.
+func (l *Loop) Count() uint64 { return l.Stats().Entries }

@@ -1,0 +1,128 @@
+package trace
+
+import (
+	"github.com/vitrine-vmi/vitrine/arch"
+	"github.com/vitrine-vmi/vitrine/event"
+	"github.com/vitrine-vmi/vitrine/kernel"
+	"github.com/vitrine-vmi/vitrine/probe"
+	"github.com/vitrine-vmi/vitrine/syscalls"
+)
+
+// decoders show calls made by each interface.
+type decoders struct {
+	tables map[arch.Arch]*syscalls.Table
+	byABI  map[arch.Arch]*syscalls.Decoder
+}
+
+// decodersFor takes the signatures that the guest's own kernel states, and
+// generated ones for what it does not.
+func decodersFor(k *kernel.Kernel) *decoders {
+	var defs []syscalls.Definition
+	own, _ := k.Syscalls() // a kernel without CONFIG_FTRACE_SYSCALLS states none
+	for _, s := range own {
+		d := syscalls.Definition{NR: s.NR, Signature: syscalls.Signature{Name: s.Name}}
+		for _, a := range s.Args {
+			d.Params = append(d.Params, syscalls.Param{Name: a.Name, Type: a.Type})
+		}
+		defs = append(defs, d)
+	}
+	d := &decoders{tables: map[arch.Arch]*syscalls.Table{
+		arch.AMD64: syscalls.NewTable(arch.AMD64, defs),
+		arch.I386:  syscalls.Fallback(arch.I386),
+	}}
+	d.limits(nil)
+	return d
+}
+
+// limits makes the decoders anew with these limits.
+func (d *decoders) limits(o *syscalls.Options) {
+	d.byABI = map[arch.Arch]*syscalls.Decoder{}
+	for a, t := range d.tables {
+		d.byABI[a] = syscalls.NewDecoder(t, o)
+	}
+}
+
+// noReturn are the system calls that never return.
+var noReturn = map[string]bool{"exit": true, "exit_group": true}
+
+// probe makes the probe that records a function's calls.
+func (c *caller) probe(en entry) *probe.Probe {
+	p := &probe.Probe{Func: en.symbol, Filter: c.filter}
+	p.Enter = func(h *probe.Hit) any { return c.entered(en, h) }
+	if !noReturn[en.name] {
+		p.Return = func(h *probe.Hit, v any) {
+			if f, ok := v.(*inFlight); ok {
+				c.returned(en, f, h)
+			}
+		}
+	}
+	return p
+}
+
+// entered makes the record of a call.
+func (c *caller) entered(en entry, h *probe.Hit) *inFlight {
+	th := &h.Thread
+	f := &inFlight{ran: h.Ran}
+	f.rec = event.Call{
+		Time: h.Time, VCPU: h.CPU, PID: th.PID, TID: th.TID, PPID: th.PPID, Comm: th.Comm, UID: th.UID,
+		Func: h.Func, Name: en.name,
+	}
+	e := Event{Hit: h, Name: en.name, ABI: en.abi}
+	if en.name != "" && syscalls.TakesRegisters(en.symbol) {
+		e.args = arch.GVA(h.Arg(0))
+	}
+	f.call = syscalls.Call{NR: -1, Name: en.name}
+	for i := range f.call.Args {
+		f.call.Args[i] = e.Arg(i)
+	}
+	if d := c.decoders.byABI[en.abi]; d != nil {
+		f.args = d.Enter(nil, &f.call, h.Process(), c.resolver(h))
+	}
+	switch {
+	case c.separate || noReturn[en.name]:
+		c.send(f, event.Enter)
+	default:
+		c.open[f] = struct{}{}
+	}
+	return f
+}
+
+// returned completes the record of a call and emits it.
+func (c *caller) returned(en entry, f *inFlight, h *probe.Hit) {
+	delete(c.open, f)
+	f.call.Ret, f.call.Returned = int64(h.Result()), true
+	f.rec.Ret, f.rec.Duration = f.call.Ret, h.Ran-f.ran
+	if d := c.decoders.byABI[en.abi]; d != nil {
+		r := c.resolver(h)
+		d.Return(f.args, &f.call, h.Process(), r)
+		res := d.Result(&f.call, r)
+		f.rec.RetText, f.rec.Errno = res.Text, res.Errno
+	}
+	if !c.separate {
+		c.send(f, event.Joined)
+		return
+	}
+	f.rec.Time, f.rec.VCPU = h.Time, h.CPU
+	c.send(f, event.Return)
+}
+
+func (c *caller) resolver(h *probe.Hit) syscalls.Resolver {
+	return &resolver{sys: c.sys, ctx: c.ctx, task: h.Thread.Task}
+}
+
+// send emits a record, and ends the run at the limit or at emit's first error.
+func (c *caller) send(f *inFlight, kind event.CallKind) {
+	if c.err != nil || c.limit > 0 && c.seq >= c.limit {
+		return
+	}
+	rec := f.rec
+	rec.Event, rec.Seq = kind, c.seq
+	rec.Args = make([]event.Arg, len(f.args))
+	for i, a := range f.args {
+		rec.Args[i] = event.Arg{Name: a.Name, Value: a.Value, Text: a.Text}
+	}
+	c.seq++
+	if c.err = c.emit(&rec); c.err != nil || c.seq == c.limit {
+		c.session.Quit()
+	}
+}
