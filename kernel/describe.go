@@ -15,6 +15,9 @@ const (
 	defaultWait = 60 * time.Second
 	firstPoll   = 50 * time.Millisecond
 	lastPoll    = 500 * time.Millisecond
+	// atOnce is how often a running guest is tried without a pause: the page
+	// table of a program may be freed while it is being read.
+	atOnce = 2
 )
 
 // linkedBase is where x86-64 kernels are linked to start: the image range plus
@@ -43,10 +46,17 @@ func Describe(ctx context.Context, g *vitrine.Guest, opts *Options) (*Kernel, er
 		// Leave a moment to say what was found.
 		deadline = t.Add(-min(firstPoll, time.Until(t)/4))
 	}
-	for poll := firstPoll; ; poll = min(2*poll, lastPoll) {
+	poll := firstPoll
+	for try := 1; ; try++ {
 		k, err := d.once(ctx)
+		if err != nil && ctx.Err() != nil {
+			return nil, fmt.Errorf("%w: %w", err, ctx.Err())
+		}
 		if err == nil || !d.worthWaiting(ctx, err) {
 			return k, err
+		}
+		if try < atOnce {
+			continue
 		}
 		left := time.Until(deadline)
 		if left <= 0 {
@@ -56,6 +66,7 @@ func Describe(ctx context.Context, g *vitrine.Guest, opts *Options) (*Kernel, er
 		if err := sleep(ctx, min(poll, left)); err != nil {
 			return nil, fmt.Errorf("describe guest: %w", err)
 		}
+		poll = min(2*poll, lastPoll)
 	}
 }
 
@@ -86,7 +97,7 @@ func (d *describer) progress(step string) {
 // worthWaiting reports whether a failed attempt may succeed later: the guest
 // runs, and runs nothing that is known not to be Linux.
 func (d *describer) worthWaiting(ctx context.Context, err error) bool {
-	if !errors.Is(err, vitrine.ErrNotBooted) || d.opts.Wait < 0 || !d.g.Info().Live {
+	if !errors.Is(err, vitrine.ErrNotBooted) || !d.g.Info().Live {
 		return false
 	}
 	st, err := d.g.Status(ctx)
@@ -113,51 +124,56 @@ func (d *describer) once(ctx context.Context) (*Kernel, error) {
 // lies in memory.
 func (d *describer) locate(ctx context.Context) (*found, error) {
 	d.progress("looking for the kernel")
-	roots, seen, err := rootsFromRegisters(ctx, d.g)
-	if errors.Is(err, errors.ErrUnsupported) {
-		if roots, err = rootsFromMemory(ctx, d.g); err != nil {
-			if ctx.Err() != nil {
-				return nil, fmt.Errorf("describe guest: %w", ctx.Err())
-			}
-			return nil, notBooted(ctx, d.g, seen, err)
-		}
-		return d.onlyOne(ctx, roots, seen)
+	f, err := d.byRegisters(ctx)
+	if !errors.Is(err, errors.ErrUnsupported) {
+		return f, err
 	}
-	if err != nil && len(roots) == 0 {
-		return nil, fmt.Errorf("describe guest: read registers: %w", err)
+	roots, err := rootsFromMemory(ctx, d.g)
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("describe guest: %w", ctx.Err())
 	}
-	if seen.foreign != "" {
-		return nil, fmt.Errorf("describe guest: %w: not Linux: found %s; %v", vitrine.ErrNotUnderstood, seen.foreign, seen)
-	}
-	f, err := d.first(roots)
 	if err != nil {
-		return nil, notBooted(ctx, d.g, seen, err)
+		return nil, notBooted(ctx, d.g, nil, err)
 	}
-	return f, nil
+	return d.onlyOne(ctx, roots)
 }
 
-// first returns the kernel that the first suitable page table leads to. All
-// page tables of a kernel map the same image.
-func (d *describer) first(roots []root) (*found, error) {
-	var last error
-	for _, r := range roots {
-		f, err := tryRoot(d.g, r, d.hints)
-		if err == nil {
-			return f, nil
+// byRegisters tries the page tables that the processors use, one after the
+// other. All page tables of a kernel map the same image, so the first one that
+// leads to a kernel is enough.
+func (d *describer) byRegisters(ctx context.Context) (*found, error) {
+	seen := &sighting{}
+	last := errors.New("no processor has 64-bit paging on")
+	tried := map[root]bool{}
+	for cpu := range min(d.g.CPUs(), maxCPUs) {
+		r, err := d.g.Registers(ctx, cpu)
+		if err != nil {
+			return nil, fmt.Errorf("describe guest: read registers: %w", err)
 		}
-		if last == nil || errors.Is(last, errNoImage) {
-			last = err
+		for _, at := range rootsOf(r) {
+			if tried[at] {
+				continue
+			}
+			tried[at] = true
+			f, err := tryRoot(d.g, at, d.hints)
+			if err == nil {
+				return f, nil
+			}
+			if len(tried) == 1 || !errors.Is(err, errNoImage) {
+				last = err // the most telling one
+			}
+		}
+		seen.add(d.g, cpu, r)
+		if seen.foreign != "" {
+			return nil, fmt.Errorf("describe guest: %w: not Linux: found %s; %v", vitrine.ErrNotUnderstood, seen.foreign, seen)
 		}
 	}
-	if last == nil {
-		last = errors.New("no processor has 64-bit paging on")
-	}
-	return nil, last
+	return nil, notBooted(ctx, d.g, seen, last)
 }
 
 // onlyOne tries all page tables that memory offers: without registers only the
 // lack of a rival tells a running kernel from one that ran before.
-func (d *describer) onlyOne(ctx context.Context, roots []root, seen *sighting) (*found, error) {
+func (d *describer) onlyOne(ctx context.Context, roots []root) (*found, error) {
 	var one *found
 	var last error
 	for _, r := range roots {
@@ -173,7 +189,7 @@ func (d *describer) onlyOne(ctx context.Context, roots []root, seen *sighting) (
 		one = f
 	}
 	if one == nil {
-		return nil, notBooted(ctx, d.g, seen, last)
+		return nil, notBooted(ctx, d.g, nil, last)
 	}
 	return one, nil
 }

@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -25,31 +24,20 @@ type root struct {
 // (PTI_PGTABLE_SWITCH_BIT, arch/x86/entry/calling.h, since 4.15).
 const ptiSwitch = 1 << 12
 
-// rootsFromRegisters returns the page tables that the virtual processors use,
-// the kernel's half of an isolated pair first. With an error it tells what the
-// processors do instead.
-func rootsFromRegisters(ctx context.Context, g *vitrine.Guest) ([]root, *sighting, error) {
-	var roots []root
-	seen := &sighting{}
-	have := map[arch.GPA]bool{}
-	for cpu := range min(g.CPUs(), maxCPUs) {
-		r, err := g.Registers(ctx, cpu)
-		if err != nil {
-			return roots, seen, err
-		}
-		seen.add(g, cpu, r)
-		mode := r.PagingMode()
-		if mode != arch.Paging4Level && mode != arch.Paging5Level {
-			continue
-		}
-		for _, a := range []arch.GPA{r.Root() &^ ptiSwitch, r.Root()} {
-			if !have[a] {
-				have[a] = true
-				roots = append(roots, root{mode: mode, addr: a, from: "registers"})
-			}
-		}
+// rootsOf returns the page tables that a processor may be using for the kernel,
+// the kernel's half of an isolated pair first; none when it has no 64-bit paging.
+func rootsOf(r *arch.Registers) []root {
+	mode := r.PagingMode()
+	if mode != arch.Paging4Level && mode != arch.Paging5Level {
+		return nil
 	}
-	return roots, seen, nil
+	use := root{mode: mode, addr: r.Root(), from: "registers"}
+	if use.addr&ptiSwitch == 0 {
+		return []root{use}
+	}
+	kernel := use
+	kernel.addr &^= ptiSwitch
+	return []root{kernel, use}
 }
 
 // found is what locating a kernel yields, every part checked against the others.
