@@ -88,7 +88,7 @@ func TestCacheHostileBuildID(t *testing.T) {
 	dir := t.TempDir()
 	f := newFake(t, fakeOptions{})
 	text := strings.Replace(fakeNote(f.base, fakeOptions{release: fakeRelease}, 0), fakeID, "../../"+fakeID[6:], 1)
-	f.space.Put(f.base+fakeInfo, note(text))
+	f.space.Put(fakeInfo, note(text))
 	k := describe(t, f.guest(), &kernel.Options{CacheDir: filepath.Join(dir, "a", "b")})
 	if k.BuildID() != "" {
 		t.Errorf("build id %q", k.BuildID())

@@ -111,7 +111,7 @@ func (d *describer) once(ctx context.Context) (*Kernel, error) {
 		return nil, err
 	}
 	k := d.assemble(f)
-	d.loadTypes(k)
+	d.loadTypes(k, f)
 	if err := d.checkBooted(ctx, k); err != nil {
 		return nil, err
 	}
@@ -214,9 +214,9 @@ func (d *describer) assemble(f *found) *Kernel {
 	if f.hint.BuildID != "" {
 		k.fact("symbols", k.facts["symbols"]+", found by cache")
 	}
-	k.fact("page_table", "kallsyms init_top_pgt")
-	if f.space.Root() == f.root.addr {
-		k.fact("page_table", f.root.from)
+	k.fact("page_table", f.spaceBy)
+	if f.spaceBy == f.root.from {
+		k.lacks("page table: symbol init_top_pgt is absent; a program's is used, which may end with it")
 	}
 	k.slide = uint64(k.base - linkedBase)
 	k.fact("slide", "base, assuming that the kernel was linked at "+linkedBase.String())
@@ -239,12 +239,17 @@ func (d *describer) assemble(f *found) *Kernel {
 }
 
 // loadTypes reads the kernel's BTF.
-func (d *describer) loadTypes(k *Kernel) {
+func (d *describer) loadTypes(k *Kernel, f *found) {
 	k.types = newTypes(nil)
 	start, err := k.address("__start_BTF")
 	stop, err2 := k.address("__stop_BTF")
 	if err != nil || err2 != nil {
-		k.lacks("BTF: symbol __start_BTF is absent (built without CONFIG_DEBUG_INFO_BTF)")
+		if spec, by := f.searchTypes(); spec != nil {
+			k.types = newTypes(spec)
+			k.fact("types", by)
+			return
+		}
+		k.lacks("BTF: neither symbol __start_BTF nor a BTF header in kernel memory (built without CONFIG_DEBUG_INFO_BTF)")
 		return
 	}
 	size := uint64(stop - start)

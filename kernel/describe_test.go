@@ -76,6 +76,26 @@ func TestDescribeMissing(t *testing.T) {
 	}
 }
 
+// A kernel with symbols of functions only is known by other ways.
+func TestDescribeFunctionSymbolsOnly(t *testing.T) {
+	f := newFake(t, fakeOptions{noData: true})
+	k := describe(t, f.guest(), nil)
+	if k.Release() != fakeRelease || k.BuildID() != fakeID || k.AddressSpace().Root() != f.space.Root() || !k.Types().Has("task_struct", "comm") {
+		t.Errorf("release %q, build id %q, root %v, types %v", k.Release(), k.BuildID(), k.AddressSpace().Root(), k.Types().Available())
+	}
+	f = newFake(t, fakeOptions{noData: true, noInfo: true, noBTF: true})
+	k = describe(t, f.guest(), nil)
+	m := strings.Join(k.Missing(), "\n")
+	for _, what := range []string{"VMCOREINFO", "BTF", "page table", "per-CPU", "system call", "boot state"} {
+		if !strings.Contains(m, what) {
+			t.Errorf("%s is not said to be missing: %q", what, m)
+		}
+	}
+	if _, err := k.PerCPU("current_task", 0); !errors.Is(err, kernel.ErrNoSymbol) {
+		t.Errorf("PerCPU: %v", err)
+	}
+}
+
 // A program in the guest that holds the text of a VMCOREINFO fools nobody.
 func TestDescribeForgedNote(t *testing.T) {
 	f := newFake(t, fakeOptions{})
@@ -117,7 +137,7 @@ func TestDescribeContradictions(t *testing.T) {
 		spoil func(*fake)
 		want  string
 	}{
-		"note of another release": {func(f *fake) { f.space.PutString(f.base+fakeInfo+24, "OSRELEASE=6.6\n") }, "vmcoreinfo says"},
+		"note of another release": {func(f *fake) { f.space.PutString(fakeInfo+24, "OSRELEASE=6.6\n") }, "vmcoreinfo says"},
 		"uts of another release":  {func(f *fake) { f.space.PutString(f.base+fakeUTS+130, "6.6") }, "init_uts_ns says"},
 		"page table elsewhere": {func(f *fake) {
 			f.space.MapTo(f.base+fakeTop, f.Alloc(1), vitrinetest.Page4K, 0)

@@ -24,10 +24,11 @@ const (
 	fakeUTS     = fakeVars + 0x100
 	fakePercpu  = fakeVars + 0x800
 	fakeCalls   = fakeVars + 0x900 // syscall_metadata and what it points to
-	fakeInfo    = fakeData + 0x2000
 	fakeDataEnd = fakeData + 0x10000
 
 	fakeSlide   = 0x2200000
+	fakeDirect  = arch.GVA(0xffff_8880_0000_0000) // the direct map of physical memory
+	fakeInfo    = fakeDirect + 0x1000
 	fakeRelease = "6.1.0-50-cloud-amd64"
 	fakeID      = "bb603a9147d3efe4744bf83c83eee397c591cc20"
 )
@@ -47,6 +48,7 @@ type fakeOptions struct {
 	release string // what the banner says
 	noInfo  bool   // no VMCOREINFO
 	noBTF   bool
+	noData  bool   // symbols of functions only, as without CONFIG_KALLSYMS_ALL
 	state   uint32 // system_state; 0 is replaced by 3, running
 }
 
@@ -120,6 +122,9 @@ func (f *fake) addKernel(t testing.TB, o fakeOptions) *vitrinetest.Space {
 func (f *fake) symbols(o fakeOptions, btfSize int) []kt.Symbol {
 	at := func(off int) uint64 { return uint64(f.base) + uint64(off) }
 	out := kt.Many(o.layout, uint64(f.base), 700)
+	if o.noData {
+		return out
+	}
 	add := func(off int, name string) { out = append(out, kt.Symbol{Addr: at(off), Type: 'D', Name: name}) }
 	add(fakeRodata, "linux_banner")
 	if !o.noBTF {
@@ -145,15 +150,16 @@ func (f *fake) putVariables(s *vitrinetest.Space, o fakeOptions) {
 	s.PutUint32(f.base+fakeVars+8, 1)
 	s.PutUint64(f.base+fakeVars+16, 1)
 	s.PutUint64(f.base+fakeVars+24, uint64(f.base)+fakeCalls)
-	s.PutUint64(f.base+fakeVars+32, uint64(f.base)+fakeInfo)
 	s.PutString(f.base+fakeUTS, "Linux")
 	s.PutString(f.base+fakeUTS+2*65, o.release)
 	s.PutUint64(f.base+fakePercpu, uint64(f.base)+fakeData) // the instance of an absolute symbol
 	f.putSyscall(s)
 	if !o.noInfo {
+		s.Map(fakeDirect, 0x3000, vitrinetest.NoExec|vitrinetest.Writable) // the direct map, where the note is
+		s.PutUint64(f.base+fakeVars+32, uint64(fakeInfo))
 		// A real image is one piece of physical memory; here the page table lies apart.
 		phys := int64(s.Root()) - int64(f.base+fakeTop-0xffff_ffff_8000_0000)
-		s.Put(f.base+fakeInfo, note(fakeNote(f.base, o, phys)))
+		s.Put(fakeInfo, note(fakeNote(f.base, o, phys)))
 	}
 }
 
@@ -207,6 +213,11 @@ func fakeTypes(t testing.TB) []byte {
 	b, err := cilium.NewBuilder([]cilium.Type{task, states}, nil)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for i := range 2500 { // as large as the least that is taken for a kernel's
+		if _, err := b.Add(&cilium.Struct{Name: fmt.Sprintf("filler_structure_%d", i), Size: 4}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	blob, err := b.Marshal(nil, nil)
 	if err != nil {

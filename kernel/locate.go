@@ -49,7 +49,8 @@ type found struct {
 	end     arch.GVA
 	tokens  arch.GVA
 	hint    hint                  // the cache file that led to the table, zero without
-	space   *vitrine.AddressSpace // by init_top_pgt
+	space   *vitrine.AddressSpace // the kernel's own, where it is known
+	spaceBy string                // how space was found
 	info    *vmcoreinfo.Info      // nil when the guest has none
 	infoBy  string                // how info was found
 	release string
@@ -74,7 +75,10 @@ func tryRoot(g *vitrine.Guest, r root, hints []hint) (*found, error) {
 	if err := f.findBanner(); err != nil {
 		return nil, err
 	}
-	return f, f.findInfo()
+	if err := f.findInfo(); err != nil {
+		return nil, err
+	}
+	return f, f.improveSpace()
 }
 
 // findSymbols looks for the symbol table in the image.
@@ -139,11 +143,17 @@ func (f *found) findSpace() error {
 	if !ok {
 		va, ok = f.symbol("swapper_pg_dir")
 	}
+	f.space, f.spaceBy = use, f.root.from
 	if !ok { // CONFIG_KALLSYMS_ALL is off
-		f.space = use
 		return nil
 	}
-	pa, err := use.Translate(va)
+	return f.useTable(va, "kallsyms init_top_pgt")
+}
+
+// useTable makes the page table at va the kernel's address space, if it maps
+// itself where the one in use maps it.
+func (f *found) useTable(va arch.GVA, by string) error {
+	pa, err := f.space.Translate(va)
 	if err != nil {
 		return fmt.Errorf("find the kernel's page table: %w", err)
 	}
@@ -151,8 +161,21 @@ func (f *found) findSpace() error {
 	if again, err := own.Translate(va); err != nil || again != pa {
 		return fmt.Errorf("the kernel's page table at %v does not map itself yet", pa)
 	}
-	f.space = own
+	f.space, f.spaceBy = own, by
 	return nil
+}
+
+// improveSpace takes the kernel's page table from VMCOREINFO where symbols do
+// not tell it: the one in use may be a program's and end with it.
+func (f *found) improveSpace() error {
+	if f.info == nil || f.spaceBy != f.root.from {
+		return nil
+	}
+	va, ok := f.info.Symbols["swapper_pg_dir"]
+	if !ok {
+		return nil
+	}
+	return f.useTable(arch.GVA(va), f.infoBy)
 }
 
 var bannerStart = []byte("Linux version ")

@@ -14,39 +14,51 @@ import (
 // kernel without it (no CONFIG_KEXEC and no CONFIG_PROC_KCORE) is fine; one
 // that contradicts the other facts is an error.
 func (f *found) findInfo() error {
-	in := f.infoByPointer()
+	in, known := f.infoByPointer()
+	f.infoBy = "vmcoreinfo"
+	if !known {
+		in, f.infoBy = f.infoByScan(), "vmcoreinfo, found in kernel memory"
+	}
 	if in == nil {
 		return nil
 	}
+	if err := f.checkInfo(in); err != nil {
+		return err
+	}
+	f.info = in
+	return f.checkUTS()
+}
+
+// checkInfo compares VMCOREINFO with what is known without it.
+func (f *found) checkInfo(in *vmcoreinfo.Info) error {
 	if in.Release != f.release {
 		return fmt.Errorf("vmcoreinfo says release %q, the banner %q", in.Release, f.release)
 	}
 	if a, ok := f.symbol("_stext"); ok && in.Symbols["_stext"] != uint64(a) {
 		return fmt.Errorf("vmcoreinfo has _stext at %#x, kallsyms at %v", in.Symbols["_stext"], a)
 	}
-	f.info, f.infoBy = in, "vmcoreinfo"
-	return f.checkUTS()
+	return nil
 }
 
 // infoByPointer follows vmcoreinfo_note (an ELF note) or vmcoreinfo_data (the
-// text alone; freed by some kernels once the note is made).
-func (f *found) infoByPointer() *vmcoreinfo.Info {
+// text alone; freed by some kernels once the note is made). It reports too
+// whether the kernel has one of the two.
+func (f *found) infoByPointer() (in *vmcoreinfo.Info, known bool) {
 	for _, name := range []string{"vmcoreinfo_note", "vmcoreinfo_data"} {
 		va, ok := f.symbol(name)
 		if !ok {
 			continue
 		}
+		known = true
 		p, err := f.space.ReadPointer(va)
 		if err != nil || p == 0 {
 			continue
 		}
-		page := make([]byte, arch.PageSize)
-		n, _ := f.space.Read(page, p)
-		if in, err := vmcoreinfo.Parse(vmcoreinfo.InPage(page[:n])); err == nil {
-			return in
+		if in := f.infoAt(p); in != nil {
+			return in, true
 		}
 	}
-	return nil
+	return nil, known
 }
 
 // checkUTS compares the release with the one that uname prints.

@@ -59,13 +59,27 @@ func checkHeader(b []byte) error {
 	if le.Uint16(b) != magic || b[2] != 1 {
 		return fmt.Errorf("magic %#x, version %d: %w", le.Uint16(b), b[2], ErrFormat)
 	}
+	if n := Extent(b); n == 0 || n > len(b) || le.Uint32(b[4:]) < size {
+		return fmt.Errorf("sections end at %d of %d bytes: %w", n, len(b), ErrFormat)
+	}
+	return nil
+}
+
+// Extent returns how many bytes the blob at the start of b says that it has, 0
+// when it is no BTF. The number may be larger than b.
+func Extent(b []byte) int {
+	const size = 24
+	if len(b) < size || binary.LittleEndian.Uint16(b) != magic {
+		return 0
+	}
+	le := binary.LittleEndian
 	head := uint64(le.Uint32(b[4:]))
 	types := uint64(le.Uint32(b[8:])) + uint64(le.Uint32(b[12:]))
 	strs := uint64(le.Uint32(b[16:])) + uint64(le.Uint32(b[20:]))
-	if head < size || head+max(types, strs) > uint64(len(b)) {
-		return fmt.Errorf("sections end at %d of %d bytes: %w", head+max(types, strs), len(b), ErrFormat)
+	if n := head + max(types, strs); n <= MaxSize {
+		return int(n)
 	}
-	return nil
+	return 0
 }
 
 // rescue turns a panic of the decoder into an error.
