@@ -28,7 +28,7 @@ func (s *handler) Entered(raw *engine.Hit) (value any, returns bool, err error) 
 	if t == nil {
 		return nil, false, nil
 	}
-	th := s.facts.thread(raw.Task)
+	th := s.thread(raw)
 	var waiting []pending
 	passed := false
 	for _, p := range probes {
@@ -52,6 +52,14 @@ func (s *handler) Entered(raw *engine.Hit) (value any, returns bool, err error) 
 	raw.Drop = false
 	s.count(t, passed)
 	return waiting, len(waiting) > 0, nil
+}
+
+// thread returns the hit's thread: as recorded, or else as it is in memory.
+func (s *handler) thread(raw *engine.Hit) Thread {
+	if r := raw.Thread; r != nil {
+		return Thread{Task: raw.Task, PID: r.PID, TID: r.TID, PPID: r.PPID, Comm: r.Comm, UID: r.UID}
+	}
+	return s.facts.thread(raw.Task)
 }
 
 func (s *handler) count(t *target, passed bool) {
@@ -85,7 +93,7 @@ func (s *handler) enter(p *Planted, raw *engine.Hit, th *Thread) (v any, err err
 // Returned implements engine.Handler.
 func (s *handler) Returned(raw *engine.Hit, value any) error {
 	waiting, _ := value.([]pending)
-	th := s.facts.thread(raw.Task)
+	th := s.thread(raw)
 	for _, w := range waiting {
 		if w.probe.gone.Load() {
 			continue
@@ -103,7 +111,7 @@ func (s *handler) newHit(p *Planted, raw *engine.Hit, th *Thread) *Hit {
 	return &Hit{
 		Probe: p.probe, Func: raw.Point.Name, CPU: raw.CPU, Return: raw.Return, Thread: *th,
 		Time: raw.Time, Ran: raw.Ran,
-		raw: raw, space: s.spaces.at, kern: s.facts.kernel,
+		raw: raw, captures: p.captures, space: s.spaces.at, kern: s.facts.kernel,
 	}
 }
 

@@ -24,9 +24,10 @@ type Hit struct {
 	// return is how long the call took.
 	Ran time.Duration
 
-	raw   *engine.Hit
-	space func(arch.GPA) *vitrine.AddressSpace
-	kern  *vitrine.AddressSpace
+	raw      *engine.Hit
+	captures []int // positions in raw.Captured of Probe.Capture
+	space    func(arch.GPA) *vitrine.AddressSpace
+	kern     *vitrine.AddressSpace
 }
 
 // Sync reports whether the guest waits for the callback; only then may it
@@ -67,10 +68,39 @@ func (h *Hit) Process() *vitrine.AddressSpace { return h.space(h.raw.Root) }
 // nil where it could not, and whether this engine captures at all: if not, read
 // the memory itself.
 func (h *Hit) Captured(i int) ([]byte, bool) {
-	if i < 0 || i >= len(h.raw.Captured) {
+	if h.raw.Captured == nil || i < 0 || i >= len(h.captures) {
 		return nil, false
 	}
-	return h.raw.Captured[i], true
+	if n := h.captures[i]; n < len(h.raw.Captured) {
+		return h.raw.Captured[n], true
+	}
+	return nil, true
+}
+
+// UserArg returns argument i (0 to 5) of the system call whose function was
+// entered, for a probe with User set: from the record, or from the saved user
+// registers in the guest's memory. It works at entry.
+func (h *Hit) UserArg(i int) (uint64, error) {
+	switch {
+	case i < 0 || i > 5 || h.raw.Return || h.Probe.User == NoUserRegs:
+		return 0, fmt.Errorf("read user argument %d: not at entry to a system call, or no such argument", i)
+	case h.raw.User != nil:
+		return h.raw.User[i], nil
+	}
+	// struct pt_regs of arch/x86/include/asm/ptrace.h, an ABI: byte offsets of
+	// the registers that hold arguments.
+	offset := [6]arch.GVA{112, 104, 96, 56, 72, 64}[i]
+	if h.Probe.User == UserRegs32 {
+		offset = [6]arch.GVA{40, 88, 96, 104, 112, 32}[i]
+	}
+	v, err := h.kern.ReadUint64(arch.GVA(h.raw.Args[0]) + offset)
+	if err != nil {
+		return 0, fmt.Errorf("read user argument %d: %w", i, err)
+	}
+	if h.Probe.User == UserRegs32 {
+		v &= 0xffffffff
+	}
+	return v, nil
 }
 
 // SkipWith makes the guest not run the function: its caller gets v, and there

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/vitrine-vmi/vitrine/arch"
+	"github.com/vitrine-vmi/vitrine/probe/internal/engine"
 )
 
 // Engine names the way in which probes are planted.
@@ -43,18 +44,33 @@ type Probe struct {
 	// Filter says whose calls are of interest; nil means everybody's. It is
 	// checked at entry: a call that passes there is followed to its return.
 	Filter *Filter
+	// User says that the function is a system call's, and how it gets its
+	// arguments; see Hit.UserArg.
+	User UserRegs
 	// Capture says what a stream engine copies when the function is entered.
 	// The trap engine needs none of it: the guest stands still while Enter reads.
 	Capture []Capture
 }
 
-// Capture is memory that a stream engine copies into the record at entry.
+// UserRegs says where a function finds a system call's arguments.
+type UserRegs = engine.UserRegs
+
+// The kinds of functions.
+const (
+	// NoUserRegs is a function that is not a system call's.
+	NoUserRegs = engine.NoUserRegs
+	// UserRegs64 is a function whose first argument points to the saved registers
+	// of a 64-bit process: all system call functions of x86-64 since Linux 4.17.
+	UserRegs64 = engine.UserRegs64
+	// UserRegs32 is the same for calls of 32-bit processes.
+	UserRegs32 = engine.UserRegs32
+)
+
+// Capture is user memory that a stream engine copies into the record at entry.
 type Capture struct {
-	// Arg is the number of the argument that points to the memory.
+	// Arg is the number of the argument that points to the memory: of the system
+	// call where Probe.User is set, else of the function.
 	Arg int
-	// UserRegs takes the argument from the user registers that the function's
-	// first argument points to: how system call functions get theirs.
-	UserRegs bool
 	// Max is the number of bytes to copy, up to a NUL if String is set.
 	Max    int
 	String bool

@@ -18,7 +18,10 @@ import (
 // Options says how a session works. Nil means the defaults.
 type Options struct {
 	Engine   Engine   // "" is Auto
-	Delivery Delivery // "" is what the engine does best: Sync with Trap
+	Delivery Delivery // "" is what the engine does best: Sync with Trap, Stream with Implant
+	// Lossy makes a stream engine drop hits, and count them, when callbacks do not
+	// keep up; otherwise the guest's threads wait for them.
+	Lossy bool
 }
 
 // ErrRunning is returned by Run when the session runs already.
@@ -29,11 +32,12 @@ var ErrRunning = errors.New("session is running already")
 // processors is exclusive. The methods may be called concurrently.
 type Session struct {
 	// Immutable fields, may be shared.
-	g      *vitrine.Guest
-	k      *kernel.Kernel
-	facts  *facts
-	engine engine.Engine
-	name   Engine
+	g        *vitrine.Guest
+	k        *kernel.Kernel
+	facts    *facts
+	engine   engine.Engine
+	name     Engine
+	delivery Delivery
 
 	spaces spaces // of the goroutine that runs
 
@@ -50,9 +54,12 @@ type Session struct {
 
 // target is a function with the probes on it.
 type target struct {
-	point   *engine.Point
-	probes  []*Planted // in order of Add; replaced, never changed
-	entries atomic.Uint64
+	point *engine.Point
+	// captures is what all probes on it want; it only grows. Protected by the
+	// session's mu.
+	captures []engine.Capture
+	probes   []*Planted // in order of Add; replaced, never changed
+	entries  atomic.Uint64
 }
 
 // Planted is a probe that a session has taken.
@@ -61,7 +68,9 @@ type Planted struct {
 	t      *target
 	probe  *Probe
 	family *family // nil unless the filter names processes
-	gone   atomic.Bool
+	// captures says where in the target's captures the probe's are.
+	captures []int
+	gone     atomic.Bool
 }
 
 // New returns a session for a guest whose kernel has been described. It does
@@ -76,7 +85,7 @@ func New(g *vitrine.Guest, k *kernel.Kernel, opts *Options) (*Session, error) {
 	}
 	s := &Session{g: g, k: k, facts: f, byAddr: map[arch.GVA]*target{}, byPoint: map[*engine.Point]*target{}, families: map[*Filter]*family{}}
 	s.spaces.g, s.spaces.mode = g, k.AddressSpace().Mode()
-	if s.engine, s.name, err = chooseEngine(g, k, f, opts); err != nil {
+	if err := s.chooseEngine(opts); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -136,7 +145,7 @@ func (s *Session) put(targets map[arch.GVA]*target, sym kernel.Symbol, p *Probe)
 		t = &target{point: &engine.Point{Name: sym.Name, Body: []engine.Range{{Start: sym.Addr, Size: sym.Size}}}}
 		targets[sym.Addr] = t
 	}
-	pl := &Planted{s: s, t: t, probe: p, family: s.familyOf(p.Filter)}
+	pl := &Planted{s: s, t: t, probe: p, family: s.familyOf(p.Filter), captures: t.capture(p.Capture)}
 	t.probes = append(slices.Clip(t.probes), pl)
 	return pl
 }
@@ -150,6 +159,31 @@ func (s *Session) familyOf(f *Filter) *family {
 		s.families[f] = newFamily(s.facts, f)
 	}
 	return s.families[f]
+}
+
+// capture adds what a probe wants captured and returns where it is.
+func (t *target) capture(want []Capture) []int {
+	var at []int
+	for _, c := range want {
+		raw := engine.Capture{Arg: c.Arg, Max: c.Max, String: c.String}
+		i := slices.Index(t.captures, raw)
+		if i < 0 {
+			i = len(t.captures)
+			t.captures = append(slices.Clip(t.captures), raw)
+		}
+		at = append(at, i)
+	}
+	return at
+}
+
+// user returns what the probes say of the function's first argument.
+func (t *target) user() UserRegs {
+	for _, p := range t.probes {
+		if p.probe.User != NoUserRegs {
+			return p.probe.User
+		}
+	}
+	return NoUserRegs
 }
 
 // resolve finds the function that a probe is for.
@@ -217,7 +251,7 @@ func (s *Session) change() (bad map[*engine.Point]bool, err error) {
 	w := make([]engine.Wanted, 0, len(s.byAddr))
 	for _, t := range s.byAddr {
 		returns := slices.ContainsFunc(t.probes, func(p *Planted) bool { return p.probe.Return != nil })
-		w = append(w, engine.Wanted{Point: t.point, Returns: returns})
+		w = append(w, engine.Wanted{Point: t.point, Returns: returns, User: t.user(), Captures: t.captures})
 	}
 	err = s.engine.Change(context.Background(), w)
 	bad = map[*engine.Point]bool{}
@@ -305,7 +339,7 @@ func (s *Session) Kernel() *kernel.Kernel { return s.k }
 func (s *Session) Stats() Stats {
 	e := s.engine.Stats()
 	st := Stats{
-		Engine: s.name, Delivery: Sync,
+		Engine: s.name, Delivery: s.delivery,
 		Entries: s.passed.Load(), Returns: e.Returns, Filtered: s.filtered.Load(),
 		Unreturned: e.Unreturned, Stray: e.Stray, Lost: e.Lost, Stopped: e.Stopped,
 		PerFunc: map[string]uint64{},

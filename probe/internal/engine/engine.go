@@ -41,7 +41,14 @@ type Hit struct {
 	Result uint64        // at return
 	Root   arch.GPA      // page-table root in use
 	Regs   *arch.Registers
-	// Captured holds what a stream engine copied, one for each Capture.
+	// Thread is what the engine recorded of the thread, nil when the session is
+	// to read it from memory.
+	Thread *Thread
+	// User holds the arguments in the user registers that the function's first
+	// argument points to, where Wanted.User asked for them and the engine records.
+	User *[6]uint64
+	// Captured holds what a stream engine copied, one for each of the point's
+	// Captures; nil in an engine that does not capture.
 	Captured [][]byte
 
 	// Answers, honoured by engines that deliver synchronously. An engine sees
@@ -49,6 +56,13 @@ type Hit struct {
 	Skip      bool   // do not run the function
 	SkipValue uint64 // what its caller gets instead
 	Drop      bool   // no return for this call
+}
+
+// Thread is a thread's identity: the fields of probe.Thread.
+type Thread struct {
+	PID, TID, PPID int
+	UID            uint32
+	Comm           string
 }
 
 // Handler receives hits. An error ends Run with that error.
@@ -64,6 +78,42 @@ type Handler interface {
 type Wanted struct {
 	*Point
 	Returns bool // some probe on it wants returns
+	// User says that the first argument points to saved user registers, and which
+	// of them are arguments.
+	User UserRegs
+	// Captures is memory to copy at entry; it only ever grows while the point lives.
+	Captures []Capture
+}
+
+// UserRegs says where a system call's arguments are.
+type UserRegs uint8
+
+// The kinds of system call functions.
+const (
+	NoUserRegs UserRegs = iota
+	UserRegs64          // rdi rsi rdx r10 r8 r9
+	UserRegs32          // ebx ecx edx esi edi ebp
+)
+
+// Capture is user memory to copy at entry.
+type Capture struct {
+	Arg    int // the argument that points to it: a user register's where Wanted.User is set
+	Max    int // bytes
+	String bool
+}
+
+// Filter says which threads' hits are wanted at all. Empty lists do not restrict.
+type Filter struct {
+	PIDs  []int // process ids
+	Comms []string
+	UIDs  []uint32
+}
+
+// Filterer is implemented by engines that can leave hits out in the guest
+// already. They may still deliver hits that do not pass.
+type Filterer interface {
+	// SetFilter replaces the filter; like Change it takes effect soon.
+	SetFilter(f Filter)
 }
 
 // Stats are counters since the engine was made.

@@ -2,7 +2,6 @@ package implant
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -85,9 +84,10 @@ func (r *run) stillOurs() error {
 // record delivers one record.
 func (r *run) record(rec *record) error {
 	r.clock.arrived(rec.tsc, r.now)
-	h := &r.hit
+	h, w := &r.hit, &r.points[rec.fn]
+	r.thread = engine.Thread{PID: int(rec.tgid), TID: int(rec.tid), PPID: int(rec.ptgid), UID: rec.uid, Comm: r.nameOf(rec)}
 	*h = engine.Hit{
-		Point: r.points[rec.fn], CPU: int(rec.cpu), Return: rec.ret, Task: rec.task,
+		Point: w.Point, CPU: int(rec.cpu), Thread: &r.thread, Return: rec.ret, Task: rec.task,
 		Time: r.clock.at(rec.tsc), Ran: r.clock.ran(rec.tsc), Root: arch.GPA(rec.root &^ 0xfff & (1<<52 - 1)),
 	}
 	if rec.ret {
@@ -95,7 +95,14 @@ func (r *run) record(rec *record) error {
 	}
 	r.entries++
 	r.calls.prune(rec.task, rec.regs)
-	h.Args = rec.args
+	if w.User != engine.NoUserRegs {
+		r.user = rec.args
+		h.Args[0], h.User = rec.result, &r.user
+	} else {
+		h.Args = rec.args
+	}
+	r.caught = rec.captures(r.caught, len(w.Captures))
+	h.Captured = r.caught
 	value, returns, err := r.h.Entered(h)
 	if err != nil {
 		return err
@@ -104,6 +111,22 @@ func (r *run) record(rec *record) error {
 		r.calls.enter(rec.task, call{index: rec.index, sp: rec.regs, value: value})
 	}
 	return nil
+}
+
+// maxNames bounds the thread names remembered.
+const maxNames = 1 << 12
+
+// nameOf returns the thread's name, the same string for the same bytes.
+func (r *run) nameOf(rec *record) string {
+	if s, ok := r.names[rec.comm]; ok {
+		return s
+	}
+	if r.names == nil || len(r.names) >= maxNames {
+		r.names = map[[16]byte]string{}
+	}
+	s := string(rec.name())
+	r.names[rec.comm] = s
+	return s
 }
 
 func (r *run) returned(rec *record) error {
@@ -115,5 +138,3 @@ func (r *run) returned(rec *record) error {
 	r.hit.Result = rec.result
 	return r.h.Returned(&r.hit, value)
 }
-
-var errTooMany = errors.New("too many functions")

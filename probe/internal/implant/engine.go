@@ -64,7 +64,7 @@ func (e *Engine) Change(_ context.Context, w []engine.Wanted) error {
 	for _, p := range w {
 		if !e.has(p.Point) {
 			if err := e.check(p.Point); err != nil {
-				errs = append(errs, fmt.Errorf("probe %s: %w", p.Name, err))
+				errs = append(errs, &engine.PointError{Point: p.Point, Err: err})
 				continue
 			}
 		}
@@ -148,11 +148,15 @@ type run struct {
 	life    *life
 	p       *planted
 	ring    *ring
-	points  []*engine.Point // by function number
+	points  []engine.Wanted // by function number
 	version int             // of what is wanted
 	calls   calls
 	clock   clock
 	hit     engine.Hit
+	thread  engine.Thread
+	user    [6]uint64
+	caught  [][]byte
+	names   map[[16]byte]string
 	now     time.Time
 	idle    time.Duration
 
@@ -186,7 +190,7 @@ func (r *run) plant(ctx context.Context) error {
 	var fns []function
 	for _, w := range wanted {
 		fns = append(fns, r.function(w))
-		r.points = append(r.points, w.Point)
+		r.points = append(r.points, w)
 	}
 	r.p, err = plant(ctx, m, fns, &settings{slots: cmpOr(r.e.cfg.Slots, defaultSlots), lossless: !r.e.cfg.Lossy})
 	err = errors.Join(err, m.release())
@@ -206,7 +210,15 @@ func cmpOr(a, b int) int {
 }
 
 func (r *run) function(w engine.Wanted) function {
-	return function{name: w.Name, addr: w.Body[0].Start, flags: r.flags(w)}
+	fn := function{name: w.Name, addr: w.Body[0].Start, flags: r.flags(w)}
+	for _, c := range w.Captures {
+		kind := uint8(capBuffer)
+		if c.String {
+			kind = capString
+		}
+		fn.captures = append(fn.captures, capture{arg: uint8(c.Arg), kind: kind, lenArg: noLenArg, max: uint16(min(c.Max, slotSize))})
+	}
+	return fn
 }
 
 func (r *run) flags(w engine.Wanted) uint32 {
@@ -216,6 +228,12 @@ func (r *run) flags(w engine.Wanted) uint32 {
 	}
 	if r.e.cfg.Sync {
 		flags |= funcSync
+	}
+	switch w.User {
+	case engine.UserRegs64:
+		flags |= funcSyscall
+	case engine.UserRegs32:
+		flags |= funcSyscall | funcCompat
 	}
 	return flags
 }

@@ -1,0 +1,240 @@
+package probe_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vitrine-vmi/vitrine/internal/testvm"
+	"github.com/vitrine-vmi/vitrine/internal/testvm/vmtest"
+	"github.com/vitrine-vmi/vitrine/internal/testvm/wire"
+	"github.com/vitrine-vmi/vitrine/kernel"
+	"github.com/vitrine-vmi/vitrine/probe"
+	"github.com/vitrine-vmi/vitrine/qemu"
+)
+
+// implantGuests are the kernels and machines that implants are tried on; the
+// environment can narrow them.
+func implantGuests() []testvm.Options {
+	all := []testvm.Options{
+		{Kernel: "6.1-cloud", CPUs: 2, RAM: testvm.SharedMemfd},
+		{Kernel: "5.10-cloud", CPUs: 1, RAM: testvm.SharedFile, CPU: "Haswell"}, // 4-level paging and page-table isolation
+		{Kernel: "6.12-cloud", CPUs: 2},
+		{Kernel: "7.2-cloud", CPUs: 2, RAM: testvm.SharedMemfd},
+	}
+	only := os.Getenv("VITRINE_TEST_KERNELS")
+	if only == "" {
+		return all
+	}
+	var some []testvm.Options
+	for _, o := range all {
+		if strings.Contains(","+only+",", ","+o.Kernel+",") {
+			some = append(some, o)
+		}
+	}
+	return some
+}
+
+// implantSession returns a session with the implant engine.
+func implantSession(t testing.TB, vm *testvm.VM, o *probe.Options) (*kernel.Kernel, *probe.Session) {
+	t.Helper()
+	g, err := qemu.Attach(t.Context(), vm.QMP, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { g.Close() })
+	k, err := kernel.Describe(t.Context(), g, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o == nil {
+		o = &probe.Options{}
+	}
+	o.Engine = probe.Implant
+	s, err := probe.New(g, k, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return k, s
+}
+
+// start runs a session until the returned function is called, which fails the
+// test on an error of Run.
+func start(t testing.TB, s *probe.Session, ready func() bool) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	for end := time.Now().Add(2 * time.Minute); !ready(); time.Sleep(10 * time.Millisecond) {
+		select {
+		case err := <-done:
+			t.Fatalf("Run ended early: %v", err)
+		default:
+			if time.Now().After(end) {
+				cancel()
+				t.Fatalf("no hit within 2 minutes; Run: %v", <-done)
+			}
+		}
+	}
+	return func() {
+		t.Helper()
+		cancel()
+		if err := <-done; err != nil {
+			t.Fatalf("Run: %v", err)
+		}
+	}
+}
+
+// seen is a call as records have it.
+type seen struct {
+	args [6]uint64
+	path string
+	cap  bool
+	ret  int64
+	done bool
+}
+
+// watcher collects the calls of some threads, in order.
+type watcher struct {
+	tids  map[int]bool
+	calls map[int][]*seenCall
+	total atomic.Uint64
+}
+
+type seenCall struct {
+	name string
+	seen
+}
+
+func (w *watcher) probes(k *kernel.Kernel, s *probe.Session, t testing.TB) int {
+	t.Helper()
+	calls, err := k.Syscalls()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, refused := 0, []string{}
+	for _, c := range calls {
+		path := map[string]int{"openat": 1, "unlinkat": 1}[c.Name]
+		p := &probe.Probe{Func: "__x64_sys_" + c.Name, User: probe.UserRegs64, Enter: func(h *probe.Hit) any { return w.enter(h, c.Name, path) },
+			Return: func(h *probe.Hit, v any) { w.leave(h, v) }}
+		if path != 0 {
+			p.Capture = []probe.Capture{{Arg: path, Max: 256, String: true}}
+		}
+		if _, err := s.Add(p); err != nil {
+			refused = append(refused, fmt.Sprintf("%s: %v", c.Name, err))
+			continue
+		}
+		n++
+	}
+	t.Logf("%d system calls planted, %d refused: %.300v", n, len(refused), refused)
+	return n
+}
+
+func (w *watcher) enter(h *probe.Hit, name string, path int) any {
+	w.total.Add(1)
+	if !w.tids[h.Thread.TID] {
+		return nil
+	}
+	c := &seenCall{name: name}
+	for i := range c.args {
+		c.args[i], _ = h.UserArg(i)
+	}
+	if path != 0 {
+		if b, _ := h.Captured(0); b != nil {
+			c.path, c.cap = strings.TrimRight(string(b), "\x00"), true
+		}
+	}
+	w.calls[h.Thread.TID] = append(w.calls[h.Thread.TID], c)
+	return c
+}
+
+func (w *watcher) leave(h *probe.Hit, v any) {
+	if c, ok := v.(*seenCall); ok && c != nil {
+		c.ret, c.done = int64(h.Result()), true
+	}
+}
+
+// checkSequence compares what a thread did with what was seen of it: its known
+// calls in order, among others that its runtime makes.
+func checkSequence(t *testing.T, want []wire.SeqCall, got map[int][]*seenCall) {
+	t.Helper()
+	at := map[int]int{}
+	bad := 0
+	for n, c := range want {
+		calls := got[c.TID]
+		i := at[c.TID]
+		for i < len(calls) && (calls[i].name != c.Name || !cmp.Equal(calls[i].args[:len(c.Args)], c.Args) || c.Path != "" && calls[i].path != c.Path) {
+			i++
+		}
+		if i == len(calls) {
+			bad++
+			if bad < 5 {
+				t.Errorf("call %d of %d: %+v was not seen after %d of %d calls of the thread", n, len(want), c, at[c.TID], len(calls))
+			}
+			continue
+		}
+		if !calls[i].done || calls[i].ret != c.Ret {
+			t.Errorf("call %d: %+v returned %d (%v)", n, c, calls[i].ret, calls[i].done)
+		}
+		at[c.TID] = i + 1
+	}
+	t.Logf("%d known calls, %d not seen", len(want), bad)
+}
+
+func TestImplant(t *testing.T) {
+	for _, o := range implantGuests() {
+		t.Run(fmt.Sprintf("%s-%d%s", o.Kernel, o.CPUs, o.RAM), func(t *testing.T) { testImplant(t, &o) })
+	}
+}
+
+func testImplant(t *testing.T, o *testvm.Options) {
+	vm := vmtest.Shared(t, o)
+	k, s := implantSession(t, vm, nil)
+	for i := range 3 {
+		vmtest.Spawn(t, vm, "blocked", fmt.Sprint("blocked", i))
+	}
+	sequence := vmtest.Spawn(t, vm, "sequence", "seq", "2", "200")
+	text := vmtest.SnapshotText(t, vm)
+	if _, err := vm.Spawn(t.Context(), "load", "load"); err != nil {
+		t.Fatal(err)
+	}
+	w := &watcher{tids: map[int]bool{}, calls: map[int][]*seenCall{}}
+	for _, tid := range sequence.TIDs {
+		w.tids[tid] = true
+	}
+	w.probes(k, s, t)
+	stop := start(t, s, func() bool { return w.total.Load() > 0 })
+	var want []wire.SeqCall
+	for range 3 {
+		calls, err := vm.Sequence(t.Context(), "seq")
+		if err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, calls...)
+	}
+	stop()
+	st := s.Stats()
+	st.PerFunc = nil
+	t.Logf("%+v", st)
+	checkSequence(t, want, w.calls)
+	if st.Lost != 0 {
+		t.Errorf("%d records were lost", st.Lost)
+	}
+	vmtest.Healthy(t, vm)
+	for i := range 3 {
+		var n int
+		if err := vm.Tell(t.Context(), fmt.Sprint("blocked", i), "hello", &n); err != nil || n == 0 {
+			t.Errorf("thread that was blocked the whole time answered %d, %v", n, err)
+		}
+	}
+	if err := vm.Kill(t.Context(), "load"); err != nil {
+		t.Error(err)
+	}
+	text.Unchanged(t)
+}
