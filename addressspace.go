@@ -21,14 +21,24 @@ type AddressSpace struct {
 	g    *Guest
 	mode arch.PagingMode
 	root arch.GPA
-	tlb  [tlbSize]atomic.Pointer[translation]
+
+	// Two direct-mapped caches, which Invalidate empties: translations by 4 KiB
+	// page, whatever the size of the mapping; and those of large pages by 2 MiB.
+	// Kernels map all RAM by large pages, so the second holds most of what is
+	// read from their data however it is scattered.
+	tlb   [tlbSize]atomic.Pointer[translation]
+	large [largeSize]atomic.Pointer[translation]
 }
 
-// tlbSize is a power of two: the cache is direct-mapped by page number.
-const tlbSize = 1024
+// Sizes of the caches, powers of two.
+const (
+	tlbSize   = 1024
+	largeSize = 256
+	largePage = 2 << 20
+)
 
 type translation struct {
-	page arch.GVA // 4 KiB page, whatever the size of the mapping
+	page arch.GVA // 4 KiB page, or 2 MiB of a large page
 	addr arch.GPA
 }
 
@@ -51,6 +61,9 @@ func (as *AddressSpace) Invalidate() {
 	for i := range as.tlb {
 		as.tlb[i].Store(nil)
 	}
+	for i := range as.large {
+		as.large[i].Store(nil)
+	}
 }
 
 // Translate returns the physical address of va, from the cache where it can.
@@ -61,11 +74,20 @@ func (as *AddressSpace) Translate(va arch.GVA) (arch.GPA, error) {
 	if t := slot.Load(); t != nil && t.page == page {
 		return t.addr + arch.GPA(va-page), nil
 	}
+	big := va &^ (largePage - 1)
+	largeSlot := &as.large[uint64(big)/largePage%largeSize]
+	if t := largeSlot.Load(); t != nil && t.page == big {
+		return t.addr + arch.GPA(va-big), nil
+	}
 	m, err := as.Walk(va)
 	if err != nil {
 		return 0, err
 	}
-	slot.Store(&translation{page: page, addr: m.Addr.Page()})
+	if m.Size >= largePage {
+		largeSlot.Store(&translation{page: big, addr: m.Addr &^ (largePage - 1)})
+	} else {
+		slot.Store(&translation{page: page, addr: m.Addr.Page()})
+	}
 	return m.Addr, nil
 }
 
