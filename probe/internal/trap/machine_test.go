@@ -58,6 +58,7 @@ type machine struct {
 	intr    bool                   // Interrupt was called
 	running bool
 	finish  func() // called when all threads are done
+	skip    bool   // see exec
 }
 
 type thread struct {
@@ -215,6 +216,10 @@ func (m *machine) exec(th *thread) {
 	}
 	if m.onExec != nil {
 		m.onExec(th, r.RIP)
+	}
+	if m.skip { // onExec has put the thread somewhere else
+		m.skip = false
+		return
 	}
 	m.interpret(th, m.decode(r.RIP))
 }
