@@ -168,7 +168,7 @@ func TestArrowsForbid(t *testing.T) {
 }
 
 // toCome lists the rows of packages that are planned and not yet there.
-var toCome = []string{"cmd/vitrine", "internal/app", "internal/cli", "osi/linux", "trace", "bench", "bench/*", "dump", "examples/*", "internal/daemon", "osi/windows", "sink", "sink/*"}
+var toCome = []string{"bench", "bench/*", "dump", "internal/daemon", "osi/windows", "sink/*"}
 
 // Each row must be about something, so that a renamed package does not leave its row behind.
 func TestArrowsAreUsed(t *testing.T) {

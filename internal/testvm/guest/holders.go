@@ -25,20 +25,21 @@ func holdFiles(w *work) error {
 	if err := os.Chdir(filepath.Join(dir, "deep")); err != nil {
 		return err
 	}
-	held, err := openAll(dir)
-	if err != nil {
+	var err error
+	if held, err = openAll(dir); err != nil {
 		return err
 	}
 	if err := w.ready(wire.Spawned{}); err != nil {
 		return err
 	}
-	err = pause()
-	runtime.KeepAlive(held)
-	return err
+	return pause()
 }
 
+// held keeps the files of this process from being closed by their finalizers.
+var held []*os.File
+
 func openAll(dir string) ([]*os.File, error) {
-	var held []*os.File
+	var open []*os.File
 	for _, f := range []struct {
 		name  string
 		flags int
@@ -56,16 +57,16 @@ func openAll(dir string) ([]*os.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		held = append(held, h)
+		open = append(open, h)
 	}
 	for _, path := range []string{dir, "/dev/null", "/dev/zero", "/proc/self/status", "/sys/kernel", "/etc/hostname", "/proc/self/ns/net"} {
 		h, err := os.Open(path)
 		if err != nil {
 			return nil, err
 		}
-		held = append(held, h)
+		open = append(open, h)
 	}
-	return held, openAnonymous()
+	return open, openAnonymous()
 }
 
 func openOne(path string, flags int, seek int64, gone bool) (*os.File, error) {

@@ -25,8 +25,6 @@ func main() {
 		os.Exit(2)
 	}
 	runtime.LockOSThread() // pid 1 keeps its thread 1
-	if err := serve(); err != nil {
-		fmt.Fprintln(os.Stderr, "guest: serve:", err)
-	}
+	fmt.Fprintln(os.Stderr, "guest: serve:", serve())
 	powerOff()
 }
