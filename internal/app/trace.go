@@ -4,9 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/event"
+	"github.com/vitrine-vmi/vitrine/probe"
+	"github.com/vitrine-vmi/vitrine/syscalls"
+	"github.com/vitrine-vmi/vitrine/trace"
 )
 
 // TraceOptions say what to trace.
@@ -27,10 +33,70 @@ type TraceOptions struct {
 }
 
 // ErrUnknownCall is returned when the guest has no such system call.
-var ErrUnknownCall = errors.New("no such system call in this guest")
+var ErrUnknownCall = trace.ErrUnknownCall
+
+// Engines are the names that TraceOptions.Engine takes.
+func Engines() []string {
+	return []string{string(probe.Auto), string(probe.Implant), string(probe.Trap)}
+}
 
 // Trace traces system calls and hands each to emit, until ctx ends, a limit of
 // o is reached or emit fails. The guest is left as it was found in any case.
+// The end of ctx is an error, that of the duration is not. The statistics are
+// nil when the trace has not begun.
 func (s *Session) Trace(ctx context.Context, o TraceOptions, emit func(*event.Call) error) (*event.Stats, error) {
-	return nil, fmt.Errorf("trace: not in this version: %w", errors.ErrUnsupported)
+	status, err := s.guest.Status(ctx)
+	if err == nil && status != vitrine.StatusRunning {
+		err = fmt.Errorf("it is %s: %w", status, vitrine.ErrPaused)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("trace guest %q: %w", s.target.Text, err)
+	}
+	stats, err := trace.Calls(ctx, s.guest, s.kernel, s.sys, s.callsOptions(o), emit)
+	switch {
+	case errors.Is(err, trace.ErrUnknownCall):
+		return nil, s.explainUnknown(o, err)
+	case err != nil:
+		return stats, err
+	}
+	return stats, context.Cause(ctx)
+}
+
+func (s *Session) callsOptions(o TraceOptions) *trace.CallsOptions {
+	c := &trace.CallsOptions{
+		Names: o.Calls, Ignore: o.Ignore, Follow: o.Follow, Count: o.Count, Duration: o.Duration,
+		Engine: o.Engine, Delivery: o.Delivery,
+	}
+	if o.PID != 0 {
+		c.PIDs = []int{o.PID}
+	}
+	if o.ByComm {
+		c.Comms = []string{o.Comm}
+	}
+	if o.ByUID {
+		c.UIDs = []uint32{o.UID}
+	}
+	return c
+}
+
+// explainUnknown names the calls that the guest does not have and offers those
+// that look like them. Of err only the kind is kept: it speaks of kernel
+// functions, which is not what was asked for.
+func (s *Session) explainUnknown(o TraceOptions, err error) error {
+	known := syscalls.Names(s.guest.Arch())
+	var parts []string
+	for _, n := range slices.Concat(o.Calls, o.Ignore) {
+		if slices.Contains(known, n) {
+			continue // the kernel may lack it nevertheless: then err says so
+		}
+		part := fmt.Sprintf("%q", n)
+		if near := syscalls.Nearest(n, known); len(near) > 0 {
+			part += " (did you mean " + strings.Join(near, ", ") + "?)"
+		}
+		parts = append(parts, part)
+	}
+	if len(parts) == 0 {
+		return err
+	}
+	return fmt.Errorf("trace %s: %w", strings.Join(parts, ", "), ErrUnknownCall)
 }

@@ -1,0 +1,294 @@
+package cli_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vitrine-vmi/vitrine/event"
+	"github.com/vitrine-vmi/vitrine/internal/testvm"
+	"github.com/vitrine-vmi/vitrine/internal/testvm/vmtest"
+)
+
+// detachTime is how long the program may take to leave a guest after a signal.
+const detachTime = time.Second
+
+// tracing is a trace that has begun to deliver.
+type tracing struct {
+	cmd    *exec.Cmd
+	lines  chan string // closed at the end of the output
+	stderr *bytes.Buffer
+}
+
+// startTrace starts a trace of a busy guest and waits for its first call.
+func startTrace(t *testing.T, vm *testvm.VM, args ...string) *tracing {
+	t.Helper()
+	c := command(t, append([]string{"trace", target(vm)}, args...)...)
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr := &tracing{cmd: c, lines: make(chan string, 1<<16), stderr: &bytes.Buffer{}}
+	c.Stderr = tr.stderr
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(tr.lines)
+		s := bufio.NewScanner(out)
+		s.Buffer(nil, 1<<20)
+		for s.Scan() {
+			tr.lines <- s.Text()
+		}
+	}()
+	select {
+	case _, more := <-tr.lines:
+		if !more {
+			_ = c.Wait()
+			t.Fatalf("the trace ended before its first call: %s", tr.stderr)
+		}
+	case <-time.After(2 * time.Minute):
+		_ = c.Process.Signal(syscall.SIGTERM)
+		t.Fatalf("no call within two minutes: %s", tr.stderr)
+	}
+	return tr
+}
+
+// wait waits for the end and returns the exit status.
+func (tr *tracing) wait() int {
+	for range tr.lines {
+	}
+	_ = tr.cmd.Wait() // the status says more
+	return exitStatus(tr.cmd)
+}
+
+// The calls that a process makes come out as it made them: names, paths,
+// results, in the order of each thread.
+func TestTraceShowsWhatAProcessDoes(t *testing.T) {
+	vm := guest(t)
+	s := vmtest.Spawn(t, vm, "sequence", "seq", "2", "4")
+	text := vmtest.SnapshotText(t, vm)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	from := len(vm.Events(0))
+	c := command(t, "trace", target(vm), "--json", "--stats", "--pid", fmt.Sprint(s.PID), "-e", "openat,unlinkat,lseek")
+	var stdout, stderr bytes.Buffer
+	c.Stdout, c.Stderr = &stdout, &stderr
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer c.Wait()
+	defer c.Process.Signal(syscall.SIGINT)
+	if _, err := vm.AwaitEvent(ctx, from, "RESUME"); err != nil { // the breakpoints are in
+		t.Fatalf("%v\n%s", err, &stderr)
+	}
+	want, err := vm.Sequence(ctx, "seq")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Wait()
+	if status := exitStatus(c); status != 130 {
+		t.Fatalf("status %d, want 130\n%s", status, &stderr)
+	}
+	lines := strings.SplitAfter(strings.TrimSpace(stdout.String()), "\n")
+	last := len(lines) - 1
+	comparable := func(name string) bool { return name == "openat" || name == "unlinkat" || name == "lseek" }
+	got, expected := map[int][]string{}, map[int][]string{}
+	for _, call := range decode[event.Call](t, strings.Join(lines[:last], "")) {
+		if call.PID != s.PID {
+			t.Errorf("a call of process %d: %+v", call.PID, call)
+		}
+		got[call.TID] = append(got[call.TID], fmt.Sprintf("%s %s = %d", call.Name, path(call), call.Ret))
+	}
+	for _, w := range want {
+		if comparable(w.Name) {
+			expected[w.TID] = append(expected[w.TID], fmt.Sprintf("%s %s = %d", w.Name, w.Path, w.Ret))
+		}
+	}
+	for tid := range expected {
+		vmtest.Equal(t, fmt.Sprintf("thread %d", tid), got[tid], expected[tid])
+	}
+	if st := lines[last]; !strings.HasPrefix(st, `{"event":"stats","events":`) || !strings.Contains(st, `"engine":"trap","delivery":"sync"`) {
+		t.Errorf("statistics: %s", st)
+	}
+	text.Unchanged(t)
+	vmtest.Healthy(t, vm)
+}
+
+// path is the path among a call's arguments, "" if it has none.
+func path(c event.Call) string {
+	for _, a := range c.Args {
+		if s, err := strconv.Unquote(a.Text); err == nil {
+			return s
+		}
+	}
+	return ""
+}
+
+// Whatever signal ends a trace, the guest is left as it was, soon, and the
+// status tells the signal. More signals do not hurry it.
+func TestTraceEndedBySignals(t *testing.T) {
+	for sig, want := range map[syscall.Signal]int{syscall.SIGINT: 130, syscall.SIGTERM: 143, syscall.SIGHUP: 129} {
+		t.Run(sig.String(), func(t *testing.T) {
+			vm := guest(t)
+			vmtest.Spawn(t, vm, "load", "load")
+			text := vmtest.SnapshotText(t, vm)
+			tr := startTrace(t, vm, "-e", "openat,close,execve,exit_group")
+			start := time.Now()
+			for range 3 {
+				if err := tr.cmd.Process.Signal(sig); err != nil {
+					t.Fatal(err)
+				}
+			}
+			status := tr.wait()
+			d := time.Since(start)
+			t.Logf("left the guest in %v", d.Round(time.Millisecond))
+			if d > detachTime {
+				t.Errorf("it took %v, want at most %v", d, detachTime)
+			}
+			if status != want {
+				t.Errorf("status %d, want %d\n%s", status, want, tr.stderr)
+			}
+			text.Unchanged(t)
+			vmtest.Healthy(t, vm)
+		})
+	}
+}
+
+// A trace that was killed leaves its marks; repair takes them out.
+func TestRepairAfterKill(t *testing.T) {
+	vm := guest(t)
+	vmtest.Spawn(t, vm, "open", "opener")
+	text := vmtest.SnapshotText(t, vm)
+	before := vmtest.Rate(t, vm, "opener", 2*time.Second)
+	tr := startTrace(t, vm, "-e", "openat,close")
+	if err := tr.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if status := tr.wait(); status != 128+int(syscall.SIGKILL) {
+		t.Fatalf("status %d", status)
+	}
+	r := run(t, "repair", target(vm))
+	if r.status != 0 || r.stdout == "" {
+		t.Fatalf("repair: status %d, found %q\n%s", r.status, r.stdout, r.stderr)
+	}
+	t.Logf("repair found: %s", r.stdout)
+	text.Unchanged(t)
+	vmtest.Healthy(t, vm)
+	if after := vmtest.Rate(t, vm, "opener", 2*time.Second); after < before/4 {
+		t.Errorf("the workload does %.0f/s, %.0f/s before: it is still held up", after, before)
+	}
+	if r := run(t, "repair", "--json", target(vm)); r.status != 0 || r.stdout != "" {
+		t.Errorf("a second repair: status %d, found %q", r.status, r.stdout)
+	}
+}
+
+// A reader that has had enough ends the trace, and that is success.
+func TestTraceIntoHead(t *testing.T) {
+	vm := guest(t)
+	vmtest.Spawn(t, vm, "open", "opener")
+	c := command(t, "trace", target(vm), "-e", "openat")
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	c.Stderr = &stderr
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, 40)); err != nil {
+		t.Fatalf("%v: %s", err, &stderr)
+	}
+	out.Close()
+	_ = c.Wait()
+	if s := exitStatus(c); s != 0 || strings.Contains(stderr.String(), "pipe") {
+		t.Errorf("status %d, want 0\n%s", s, &stderr)
+	}
+	vmtest.Healthy(t, vm)
+}
+
+func TestTraceCountAndText(t *testing.T) {
+	vm := guest(t)
+	s := vmtest.Spawn(t, vm, "open", "opener")
+	comm := vmtest.Truth(t, vm, s.PID).Find(s.PID).Comm()
+	r := run(t, "trace", target(vm), "-e", "openat", "--pid", fmt.Sprint(s.PID), "--comm", comm, "--count", "5", "--duration", "1m", "--stats")
+	lines := strings.Split(strings.TrimSpace(r.stdout), "\n")
+	if r.status != 0 || len(lines) != 5 {
+		t.Fatalf("status %d, %d lines, want 0 and 5\n%s%s", r.status, len(lines), r.stdout, r.stderr)
+	}
+	for _, l := range lines {
+		if !strings.Contains(l, fmt.Sprintf(" %d %s ", s.PID, comm)) || !strings.Contains(l, "openat(AT_FDCWD") {
+			t.Errorf("line %q", l)
+		}
+	}
+	if !strings.Contains(r.stderr, "5 events in") || !strings.Contains(r.stderr, "__x64_sys_openat") {
+		t.Errorf("statistics:\n%s", r.stderr)
+	}
+	r = run(t, "trace", target(vm), "-e", "openat", "--duration", "2s", "--silent", "--stats", "--json")
+	if st := decode[map[string]any](t, r.stdout); r.status != 0 || len(st) != 1 || st[0]["event"] != "stats" || st[0]["events"].(float64) == 0 {
+		t.Errorf("silent: status %d\n%s%s", r.status, r.stdout, r.stderr)
+	}
+}
+
+func TestTraceOfUnknownCalls(t *testing.T) {
+	vm := guest(t)
+	check := vmtest.NoStops(t, vm)
+	for _, args := range [][]string{{"-e", "openat,opeant"}, {"--ignore", "opeant"}} {
+		r := run(t, append([]string{"trace", target(vm)}, args...)...)
+		if r.status != 2 || !strings.Contains(r.stderr, `"opeant" (did you mean openat`) {
+			t.Errorf("%q: status %d\n%s", args, r.status, r.stderr)
+		}
+	}
+	check()
+}
+
+// A guest that someone else has paused can be read, is not traced, and stays
+// paused.
+func TestPausedGuest(t *testing.T) {
+	vm := guest(t)
+	if err := vm.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := vm.Cont(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}()
+	for _, args := range [][]string{{"info", target(vm)}, {"ps", target(vm)}, {"read", target(vm), "linux_banner", "16"}, {"doctor", target(vm)}, {"repair", target(vm)}} {
+		mustRun(t, args...)
+	}
+	r := run(t, "trace", target(vm), "--duration", "2s")
+	if r.status != 1 || !strings.Contains(r.stderr, "guest is paused") || !strings.Contains(r.stderr, "left paused") {
+		t.Errorf("trace: status %d\n%s", r.status, r.stderr)
+	}
+	if running, err := vm.Running(t.Context()); err != nil || running {
+		t.Errorf("the guest was resumed (%v)", err)
+	}
+}
+
+// A guest that ends while it is traced is told as such, at once.
+func TestTraceOfAGuestThatEnds(t *testing.T) {
+	vm := vmtest.Boot(t, &testvm.Options{})
+	if _, err := vm.Spawn(t.Context(), "open", "opener"); err != nil { // it ends with the guest
+		t.Fatal(err)
+	}
+	tr := startTrace(t, vm, "-e", "openat")
+	if err := vm.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if status := tr.wait(); status != 1 || !strings.Contains(tr.stderr.String(), "guest has ended") {
+		t.Errorf("status %d\n%s", status, tr.stderr)
+	}
+}
