@@ -64,8 +64,8 @@ func (h *Hit) Kernel() *vitrine.AddressSpace { return h.kern }
 // isolation it is the kernel's half of the pair, which maps both.
 func (h *Hit) Process() *vitrine.AddressSpace { return h.space(h.raw.Root) }
 
-// Captured returns what a stream engine copied for Probe.Capture[i] at entry,
-// nil where it could not, and whether this engine captures at all: if not, read
+// Captured returns what a stream engine copied for Probe.Capture[i], at entry
+// or at return, nil where it could not or it was not its time, and whether this engine captures at all: if not, read
 // the memory itself.
 func (h *Hit) Captured(i int) ([]byte, bool) {
 	if h.raw.Captured == nil || i < 0 || i >= len(h.captures) {

@@ -74,7 +74,16 @@ type Capture struct {
 	// Max is the number of bytes to copy, up to a NUL if String is set.
 	Max    int
 	String bool
+	// Length limits a buffer further: LengthResult, or the number of an argument
+	// plus 1; 0 does not.
+	Length int
+	// Return copies when the call returns, for what the kernel writes. Without
+	// it, what could not be read at entry is tried again then, of a system call.
+	Return bool
 }
+
+// LengthResult limits a capture to as many bytes as the function's result.
+const LengthResult = engine.LengthResult
 
 // Filter says which threads are of interest. A list that is empty does not
 // restrict; a thread must pass all of those that are not.

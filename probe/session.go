@@ -165,7 +165,7 @@ func (s *Session) familyOf(f *Filter) *family {
 func (t *target) capture(want []Capture) []int {
 	var at []int
 	for _, c := range want {
-		raw := engine.Capture{Arg: c.Arg, Max: c.Max, String: c.String}
+		raw := engine.Capture(c)
 		i := slices.Index(t.captures, raw)
 		if i < 0 {
 			i = len(t.captures)

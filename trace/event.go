@@ -26,7 +26,8 @@ type Event struct {
 
 	loop *Loop
 	ctx  context.Context
-	args arch.GVA // the saved user registers, 0 where arguments come in registers
+	args arch.GVA   // the saved user registers, 0 where arguments come in registers
+	user *[6]uint64 // what they held at entry, under stream delivery
 }
 
 // Loop returns the loop that delivers the event.
@@ -61,8 +62,11 @@ var savedArgs = map[arch.Arch][6]arch.GVA{
 // the program's registers hold now, which is what it passed unless the call
 // replaced them (execve, rt_sigreturn); another function's are gone, and 0.
 func (e *Event) Arg(i int) uint64 {
-	if e.args == 0 || i < 0 || i > 5 {
+	switch {
+	case e.args == 0 || i < 0 || i > 5:
 		return e.Hit.Arg(i)
+	case e.user != nil:
+		return e.user[i]
 	}
 	v, _ := e.Kernel().ReadUint64(e.args + savedArgs[e.ABI][i])
 	if e.ABI == arch.I386 {

@@ -12,7 +12,6 @@ import (
 	"github.com/vitrine-vmi/vitrine/kernel"
 	"github.com/vitrine-vmi/vitrine/osi"
 	"github.com/vitrine-vmi/vitrine/probe"
-	"github.com/vitrine-vmi/vitrine/syscalls"
 )
 
 // OSType says which operating system a guest runs.
@@ -199,10 +198,11 @@ func (l *Loop) add(h Handler) error {
 
 // probe makes the probe that calls a handler.
 func (l *Loop) probe(en entry, h Handler) *probe.Probe {
-	p := &probe.Probe{Func: en.symbol, Filter: l.opts.Filter}
-	saved := en.name != "" && syscalls.TakesRegisters(en.symbol)
+	p := &probe.Probe{Func: en.symbol, Filter: l.opts.Filter, User: en.user()}
+	saved := en.user() != probe.NoUserRegs
 	type call struct {
 		args  arch.GVA
+		user  *[6]uint64
 		value any
 	}
 	p.Enter = func(hit *probe.Hit) any {
@@ -210,7 +210,8 @@ func (l *Loop) probe(en entry, h Handler) *probe.Probe {
 		if saved {
 			e.args = arch.GVA(hit.Arg(0))
 		}
-		c := call{args: e.args}
+		e.record()
+		c := call{args: e.args, user: e.user}
 		if h.OnCall != nil {
 			c.value = h.OnCall(&e)
 		}
@@ -219,7 +220,7 @@ func (l *Loop) probe(en entry, h Handler) *probe.Probe {
 	if h.OnReturn != nil {
 		p.Return = func(hit *probe.Hit, v any) {
 			c, _ := v.(call)
-			h.OnReturn(&Event{Hit: hit, Name: en.name, ABI: en.abi, loop: l, ctx: l.ctx, args: c.args}, c.value)
+			h.OnReturn(&Event{Hit: hit, Name: en.name, ABI: en.abi, loop: l, ctx: l.ctx, args: c.args, user: c.user}, c.value)
 		}
 	}
 	return p

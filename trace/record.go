@@ -47,7 +47,7 @@ var noReturn = map[string]bool{"exit": true, "exit_group": true}
 
 // probe makes the probe that records a function's calls.
 func (c *caller) probe(en entry) *probe.Probe {
-	p := &probe.Probe{Func: en.symbol, Filter: c.filter}
+	p := &probe.Probe{Func: en.symbol, Filter: c.filter, User: en.user(), Capture: c.decoders.captures(en)}
 	p.Enter = func(h *probe.Hit) any { return c.entered(en, h) }
 	if !noReturn[en.name] {
 		p.Return = func(h *probe.Hit, v any) {
@@ -68,15 +68,16 @@ func (c *caller) entered(en entry, h *probe.Hit) *inFlight {
 		Func: h.Func, Name: en.name,
 	}
 	e := Event{Hit: h, Name: en.name, ABI: en.abi}
-	if en.name != "" && syscalls.TakesRegisters(en.symbol) {
+	if en.user() != probe.NoUserRegs {
 		e.args = arch.GVA(h.Arg(0))
 	}
 	f.call = syscalls.Call{NR: -1, Name: en.name}
+	e.record()
 	for i := range f.call.Args {
 		f.call.Args[i] = e.Arg(i)
 	}
 	if d := c.decoders.byABI[en.abi]; d != nil {
-		f.args = d.Enter(nil, &f.call, h.Process(), c.resolver(h))
+		f.args = d.Enter(nil, &f.call, c.memory(en, f, h), c.resolver(h))
 	}
 	switch {
 	case c.separate || noReturn[en.name]:
@@ -94,7 +95,7 @@ func (c *caller) returned(en entry, f *inFlight, h *probe.Hit) {
 	f.rec.Ret, f.rec.Duration = f.call.Ret, h.Ran-f.ran
 	if d := c.decoders.byABI[en.abi]; d != nil {
 		r := c.resolver(h)
-		d.Return(f.args, &f.call, h.Process(), r)
+		d.Return(f.args, &f.call, c.memory(en, f, h), r)
 		res := d.Result(&f.call, r)
 		f.rec.RetText, f.rec.Errno = res.Text, res.Errno
 	}
@@ -106,7 +107,12 @@ func (c *caller) returned(en entry, f *inFlight, h *probe.Hit) {
 	c.send(f, event.Return)
 }
 
+// resolver returns what names descriptors: nothing under stream delivery, where
+// they may mean something else by now.
 func (c *caller) resolver(h *probe.Hit) syscalls.Resolver {
+	if !h.Sync() {
+		return nil
+	}
 	return &resolver{sys: c.sys, ctx: c.ctx, task: h.Thread.Task}
 }
 

@@ -100,7 +100,16 @@ type Capture struct {
 	Arg    int // the argument that points to it: a user register's where Wanted.User is set
 	Max    int // bytes
 	String bool
+	// Length limits a buffer further: LengthResult, or the number of an argument
+	// plus 1; 0 does not.
+	Length int
+	// Return copies at the return instead. What could not be read at the entry is
+	// tried again at the return in any case, of a system call.
+	Return bool
 }
+
+// LengthResult limits a capture to as many bytes as the function's result.
+const LengthResult = -1
 
 // Filter says which threads' hits are wanted at all. Empty lists do not restrict.
 type Filter struct {

@@ -90,6 +90,7 @@ func (r *run) record(rec *record) error {
 		Point: w.Point, CPU: int(rec.cpu), Thread: &r.thread, Return: rec.ret, Task: rec.task,
 		Time: r.clock.at(rec.tsc), Ran: r.clock.ran(rec.tsc), Root: arch.GPA(rec.root &^ 0xfff & (1<<52 - 1)),
 	}
+	r.catch(rec, w)
 	if rec.ret {
 		return r.returned(rec)
 	}
@@ -101,8 +102,6 @@ func (r *run) record(rec *record) error {
 	} else {
 		h.Args = rec.args
 	}
-	r.caught = rec.captures(r.caught, len(w.Captures))
-	h.Captured = r.caught
 	value, returns, err := r.h.Entered(h)
 	if err != nil {
 		return err
@@ -111,6 +110,14 @@ func (r *run) record(rec *record) error {
 		r.calls.enter(rec.task, call{index: rec.index, sp: rec.regs, value: value})
 	}
 	return nil
+}
+
+// catch takes what the record has captured.
+func (r *run) catch(rec *record, w *engine.Wanted) {
+	if len(w.Captures) > 0 {
+		r.caught = rec.captures(r.caught, min(len(w.Captures), maxCaptures))
+		r.hit.Captured = r.caught
+	}
 }
 
 // maxNames bounds the thread names remembered.

@@ -212,13 +212,29 @@ func cmpOr(a, b int) int {
 func (r *run) function(w engine.Wanted) function {
 	fn := function{name: w.Name, addr: w.Body[0].Start, flags: r.flags(w)}
 	for _, c := range w.Captures {
-		kind := uint8(capBuffer)
-		if c.String {
-			kind = capString
+		fn.captures = append(fn.captures, captureOf(c))
+		if c.Return {
+			fn.flags |= funcReturnData
 		}
-		fn.captures = append(fn.captures, capture{arg: uint8(c.Arg), kind: kind, lenArg: noLenArg, max: uint16(min(c.Max, slotSize))})
 	}
 	return fn
+}
+
+func captureOf(c engine.Capture) capture {
+	out := capture{arg: uint8(c.Arg), kind: capBuffer, lenArg: lenMax, when: phaseEnter, max: uint16(min(c.Max, slotSize))}
+	if c.String {
+		out.kind = capString
+	}
+	switch {
+	case c.Length == engine.LengthResult:
+		out.lenArg = lenResult
+	case c.Length > 0:
+		out.lenArg = uint8(c.Length - 1)
+	}
+	if c.Return {
+		out.when = phaseReturn
+	}
+	return out
 }
 
 func (r *run) flags(w engine.Wanted) uint32 {

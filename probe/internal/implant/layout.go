@@ -57,8 +57,7 @@ const (
 	funcSync
 	funcFork
 	funcExit
-
-	funcRecords = funcEnter | funcReturn
+	funcReturnData
 )
 
 // Kinds of captures.
@@ -66,7 +65,12 @@ const (
 	capString = 1
 	capBuffer = 2
 	capFailed = 0xffff
-	noLenArg  = 255
+	capNotNow = 0xfffe
+	lenMax    = 255
+	lenResult = 254
+
+	phaseEnter  = 1
+	phaseReturn = 2
 )
 
 // Offsets in a slot of the ring.

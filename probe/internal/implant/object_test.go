@@ -140,6 +140,8 @@ func TestLayoutMatchesHeader(t *testing.T) {
 		"sizeof(struct capture)": captureSize, "MAX_CAPTURES": maxCaptures,
 		"FUNC_ENTER": funcEnter, "FUNC_RETURN": funcReturn, "FUNC_SYSCALL": funcSyscall, "FUNC_COMPAT": funcCompat,
 		"FUNC_SYNC": funcSync, "FUNC_FORK": funcFork, "FUNC_EXIT": funcExit,
+		"FUNC_RETURN_DATA": funcReturnData, "CAP_NOT_NOW": capNotNow, "LEN_MAX": lenMax, "LEN_RESULT": lenResult,
+		"PHASE_ENTER": phaseEnter, "PHASE_RETURN": phaseReturn, "O(capture,when)": 5, "O(capture,lenarg)": 4, "O(capture,max)": 2,
 		"CAP_STRING": capString, "CAP_BUFFER": capBuffer, "CAP_FAILED": capFailed,
 		"sizeof(struct slot)": slotSize, "O(slot,seq)": slotSeq, "O(slot,tsc)": slotTSC, "O(slot,func)": slotFunc,
 		"O(slot,kind)": slotKind, "O(slot,flags)": slotFlags, "O(slot,cpu)": slotCPU, "O(slot,task)": slotTask,

@@ -19,8 +19,8 @@ type function struct {
 
 // capture is memory to copy into an entry's record.
 type capture struct {
-	arg, kind, lenArg uint8
-	max               uint16
+	arg, kind, lenArg, when uint8
+	max                     uint16
 }
 
 // settings are what the guest side is told beside its functions.
@@ -314,7 +314,7 @@ func (fn *function) encode() []byte {
 	binary.LittleEndian.PutUint32(b[4:], uint32(n))
 	for i, c := range fn.captures[:n] {
 		q := b[funcCaptures+i*captureSize:]
-		q[0], q[1], q[4] = c.arg, c.kind, c.lenArg
+		q[0], q[1], q[4], q[5] = c.arg, c.kind, c.lenArg, c.when
 		binary.LittleEndian.PutUint16(q[2:], c.max)
 	}
 	return b

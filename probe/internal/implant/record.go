@@ -54,8 +54,8 @@ func (r *record) decode(p []byte, index uint64, nfuncs uint32) error {
 		for i := range r.args {
 			r.args[i] = le.Uint64(p[slotArgs+8*i:])
 		}
-		r.data = p[slotData : slotData+n]
 	}
+	r.data = p[slotData : slotData+n]
 	return nil
 }
 
@@ -71,7 +71,7 @@ func (r *record) captures(to [][]byte, n int) [][]byte {
 		}
 		size := int(binary.LittleEndian.Uint16(p))
 		p = p[2:]
-		if size == capFailed || size > len(p) {
+		if size >= capNotNow || size > len(p) {
 			to = append(to, nil)
 			continue
 		}

@@ -226,7 +226,7 @@ static void arguments(u64 *to, u32 flags, u64 *args)
 	}
 }
 
-static u32 capture_one(u8 *to, u32 room, struct capture *c, u64 *args)
+static u32 capture_one(u8 *to, u32 room, struct capture *c, u64 *args, u64 result)
 {
 	u64 max = c->max < room ? c->max : room;
 	const void *from = (const void *)args[c->arg < 6 ? c->arg : 0];
@@ -237,20 +237,30 @@ static u32 capture_one(u8 *to, u32 room, struct capture *c, u64 *args)
 	}
 	if (c->lenarg < 6 && args[c->lenarg] < max)
 		max = args[c->lenarg];
+	if (c->lenarg == LEN_RESULT && result < max)
+		max = result;
 	return copy_from_user_nofault(to, from, max) == 0 ? (u32)max : CAP_FAILED;
 }
 
-/* capture copies what the function's table wants. The buffer is on the stack,
- * where the kernel's usercopy check knows it at once. */
-static u32 capture(u8 *buf, struct func *f, u64 *args)
+/* capture copies what the function's table wants in a phase, and what is in
+ * again. It returns the bytes used of buf; again tells what failed. The buffer
+ * is on the stack, where the kernel's usercopy check knows it at once. */
+static u32 capture(u8 *buf, struct func *f, u64 *args, u64 result, u32 phase, u64 *again)
 {
 	u32 used = 0, n = f->ncaptures < MAX_CAPTURES ? f->ncaptures : MAX_CAPTURES;
+	u64 failed = 0;
 	for (u32 i = 0; i < n && used + 4 < SLOT_DATA; i++) {
-		u32 got = capture_one(buf + used + 2, SLOT_DATA - used - 2, &f->captures[i], args);
+		struct capture *c = &f->captures[i];
+		u32 got = CAP_NOT_NOW;
+		if ((c->when & phase) || (*again >> i & 1))
+			got = capture_one(buf + used + 2, SLOT_DATA - used - 2, c, args, result);
 		*(u16 *)(buf + used) = got;
-		used += 2 + (got == CAP_FAILED ? 0 : got);
+		if (got == CAP_FAILED)
+			failed |= 1ul << i;
+		used += 2 + (got >= CAP_NOT_NOW ? 0 : got);
 		used = (used + 1) & ~1u;
 	}
+	*again = failed;
 	return used;
 }
 
@@ -310,7 +320,8 @@ static long post_entry(struct header *h, struct func *f, u32 flags, struct entry
 static __attribute__((noinline)) long enter_capturing(struct header *h, struct func *f, u32 flags, struct entry *e, u32 id, char *task, u64 *args)
 {
 	u8 buf[SLOT_DATA + 8] __attribute__((aligned(8)));
-	return post_entry(h, f, flags, e, id, task, buf, capture(buf, f, args), args);
+	u32 used = capture(buf, f, args, 0, PHASE_ENTER, &e->frame.again);
+	return post_entry(h, f, flags, e, id, task, buf, used, args);
 }
 
 /* vt_enter is called by each stub when its function is entered. */
@@ -334,28 +345,18 @@ long vt_enter(struct entry *e, u32 id)
 		return ACT_PASS;
 	}
 	arguments(args, flags, e->args);
+	e->frame.arg0 = e->args[0];
+	e->frame.again = 0;
 	if (f->ncaptures)
 		return enter_capturing(h, f, flags, e, id, task, args);
 	return post_entry(h, f, flags, e, id, task, 0, 0, args);
 }
 
-/* vt_leave is called by a stub when the wrapped function has returned. */
-void vt_leave(struct leave *l, u32 id)
+static void post_return(struct header *h, u32 flags, struct leave *l, u32 id, char *task, u8 *buf, u32 used)
 {
-	struct header *h = header();
-	u32 flags = *(volatile u32 *)&func_at(h, id)->flags;
-	char *task = current_task();
+	int wait = (flags & FUNC_SYNC) || (h->mode & MODE_LOSSLESS) ? may_wait() : 0;
+	u64 value, i = claim(h, wait);
 	struct slot *s;
-	int wait;
-	u64 i, value;
-	if (!(flags & FUNC_RETURN) || h->stop)
-		return;
-	if (h->silent) {
-		__atomic_fetch_add(&h->lost, 1, __ATOMIC_RELAXED);
-		return;
-	}
-	wait = (flags & FUNC_SYNC) || (h->mode & MODE_LOSSLESS) ? may_wait() : 0;
-	i = claim(h, wait);
 	if (i == NO_SLOT)
 		return;
 	s = slot_at(h, i);
@@ -363,6 +364,36 @@ void vt_leave(struct leave *l, u32 id)
 	s->call = l->frame.call;
 	s->result = l->rax;
 	s->regs = (u64)l;
+	if (used)
+		take_data(s, buf, used);
 	if (commit(h, s, i, flags, wait, &value) == ANSWER_SKIP)
 		l->rax = value;
+}
+
+static __attribute__((noinline)) void return_capturing(struct header *h, struct func *f, u32 flags, struct leave *l, u32 id, char *task)
+{
+	u8 buf[SLOT_DATA + 8] __attribute__((aligned(8)));
+	u64 args[6];
+	arguments(args, flags, &l->frame.arg0);
+	post_return(h, flags, l, id, task, buf, capture(buf, f, args, l->rax, PHASE_RETURN, &l->frame.again));
+}
+
+/* vt_leave is called by a stub when the wrapped function has returned. */
+void vt_leave(struct leave *l, u32 id)
+{
+	struct header *h = header();
+	struct func *f = func_at(h, id);
+	u32 flags = *(volatile u32 *)&f->flags;
+	char *task = current_task();
+	if (!(flags & FUNC_RETURN) || h->stop)
+		return;
+	if (h->silent) {
+		__atomic_fetch_add(&h->lost, 1, __ATOMIC_RELAXED);
+		return;
+	}
+	/* The arguments of other functions are gone by now. */
+	if ((flags & FUNC_RETURN_DATA || l->frame.again) && (flags & FUNC_SYSCALL))
+		return_capturing(h, f, flags, l, id, task);
+	else
+		post_return(h, flags, l, id, task, 0, 0);
 }

@@ -47,14 +47,20 @@ struct header {
 #define FUNCS_OFFSET	4096	/* of the function table in the data region */
 #define MAX_CAPTURES	6
 
-/* What to copy from user memory into an entry's record. */
+/* What to copy from user memory into a record. */
 struct capture {
 	u8 arg;		/* argument that points to it */
 	u8 kind;	/* CAP_* */
 	u16 max;	/* bytes, a terminating NUL included */
-	u8 lenarg;	/* CAP_BUFFER: argument that tells the length; 255: max */
-	u8 reserved[3];
+	u8 lenarg;	/* CAP_BUFFER: argument that tells the length, or LEN_* */
+	u8 when;	/* PHASE_*; what cannot be read at entry is tried again at return */
+	u8 reserved[2];
 };
+
+#define LEN_MAX		255	/* max bytes */
+#define LEN_RESULT	254	/* as many bytes as the function's result says */
+#define PHASE_ENTER	1
+#define PHASE_RETURN	2
 
 #define CAP_STRING	1
 #define CAP_BUFFER	2
@@ -73,7 +79,7 @@ struct func {
 #define FUNC_SYNC	16	/* the thread waits for the host's answer */
 #define FUNC_FORK	32	/* argument 0 is a new task: it inherits its thread id's bit */
 #define FUNC_EXIT	64	/* the thread ends: its bit is cleared */
-#define FUNC_ENTER_ALL	(FUNC_ENTER | FUNC_RETURN | FUNC_FORK | FUNC_EXIT)
+#define FUNC_RETURN_DATA 128	/* some capture is for the return */
 
 #define SLOT_SIZE	512
 #define SLOT_DATA	(SLOT_SIZE - 160)
@@ -99,7 +105,7 @@ struct slot {
 	u64 value;	/* 144: the page tables in use (CR3); with SLOT_SYNC the answer replaces it by what the caller gets */
 	u32 datalen;	/* 152: bytes used of data */
 	u32 reserved;
-	u8 data[SLOT_DATA]; /* 160: per capture a u16 length (CAP_FAILED: not readable), then the bytes */
+	u8 data[SLOT_DATA]; /* 160: per capture a u16 length (CAP_FAILED: not readable, CAP_NOT_NOW), then the bytes */
 };
 
 #define KIND_ENTER	1
@@ -109,6 +115,7 @@ struct slot {
 #define SLOT_NOWAIT	2	/* the thread could not be held up here: a lossy record without an answer */
 
 #define CAP_FAILED	0xffff
+#define CAP_NOT_NOW	0xfffe
 
 #define ANSWER_GO	1	/* go on */
 #define ANSWER_SKIP	2	/* do not run the function, return value; at return: return value instead */
@@ -127,7 +134,8 @@ struct frame {
 	u64 call;	/* index of the entry's record, NO_SLOT for none */
 	u64 arg0;
 	u64 value;	/* ACT_SKIP: the result */
-	u64 reserved[2];
+	u64 again;	/* bits of captures that failed */
+	u64 reserved;
 };
 
 /* The stack as the enter trampoline leaves it. */
