@@ -41,6 +41,8 @@ type control struct {
 	broken   error         // the first error that leaves the connection useless
 	closed   bool
 
+	planted map[arch.GVA]planted // what KVM has written, nil elsewhere
+
 	mu        sync.Mutex // guards the following fields, which Interrupt and events touch
 	running   bool
 	stepping  bool              // it runs one instruction, which ends by itself
@@ -265,8 +267,14 @@ func (c *control) Remove(kind arch.BreakpointKind, a arch.GVA) error {
 func (c *control) breakpoint(verb string, op byte, kind arch.BreakpointKind, a arch.GVA) error {
 	err := c.usable()
 	if err == nil {
+		err = c.prepare(op, kind, a)
+	}
+	if err == nil {
 		c.queue(fmt.Sprintf("%c%d,%x,1", op, kind, uint64(a)))
 		err = c.sync()
+	}
+	if err == nil && op == 'z' && kind == arch.BreakSoftware {
+		err = c.removed(a)
 	}
 	if err != nil {
 		return fmt.Errorf("%s breakpoint at %v: %w", verb, a, err)

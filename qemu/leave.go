@@ -46,7 +46,7 @@ func (c *control) undo(ctx context.Context) error {
 	if err != nil {
 		err = c.m.clean(ctx, c.stub, !c.foreign)
 	}
-	err = errors.Join(err, c.m.closeStub(ctx, c.stub))
+	err = errors.Join(err, c.removedAll(), c.m.closeStub(ctx, c.stub))
 	if !c.foreign && (c.reached || c.stub.ours) {
 		err = errors.Join(err, c.m.ensureRunning(ctx))
 	}

@@ -35,6 +35,9 @@ func TestMain(m *testing.M) {
 	if until := os.Getenv("VITRINE_TRACER"); until != "" {
 		os.Exit(tracerMain(os.Getenv("VITRINE_SOCKET"), until))
 	}
+	if slow := os.Getenv("VITRINE_STRANGER"); slow != "" {
+		os.Exit(strangerMain(os.Getenv("VITRINE_SOCKET"), slow))
+	}
 	os.Exit(m.Run())
 }
 

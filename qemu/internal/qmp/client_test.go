@@ -108,7 +108,10 @@ func TestErrors(t *testing.T) {
 		check  func(error) bool
 	}{
 		{"refused", greeting, `{"error": {"class": "CommandNotFound", "desc": "The command x has not been found"}, "id": %d}`,
-			func(err error) bool { var ce *CommandError; return errors.As(err, &ce) && ce.Class == "CommandNotFound" }},
+			func(err error) bool {
+				var ce *CommandError
+				return errors.As(err, &ce) && ce.Class == "CommandNotFound"
+			}},
 		{"another type", greeting, `{"return": [], "id": %d}`, func(err error) bool { return strings.Contains(err.Error(), "decode") }},
 		{"ended", greeting, ``, func(err error) bool { return errors.Is(err, ErrClosed) }},
 		{"not JSON", greeting, `}{%d`, func(err error) bool { return errors.Is(err, ErrClosed) }},
