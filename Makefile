@@ -28,8 +28,8 @@ short: ## run the tests that need no guest
 	@scripts/install-deps go
 	$(GO) test -short ./...
 
-bench: install-deps ## measure on a real guest, one table
-	$(GO) test -run '^$$' -bench . -benchtime 1x -count=1 -timeout 30m ./bench/...
+bench: install-deps ## measure on a real guest, one table (BENCHFLAGS=-smoke: quickly)
+	$(GO) run ./bench $(BENCHFLAGS)
 
 lint: ## formatting, vet, golangci-lint
 	@scripts/install-deps go

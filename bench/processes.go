@@ -1,0 +1,64 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/vitrine-vmi/vitrine/osi"
+)
+
+// listAll lists all processes with everything that is known of them.
+func listAll(ctx context.Context, sys osi.System) (int, error) {
+	n := 0
+	for _, err := range sys.Processes(ctx) {
+		if err != nil {
+			return n, fmt.Errorf("list processes: %w", err)
+		}
+		n++
+	}
+	return n, nil
+}
+
+// measureProcesses measures lists of crowds of processes.
+func measureProcesses(ctx context.Context, e *env, t *table) error {
+	for _, n := range e.o.crowds() {
+		err := e.workload(ctx, "procs", []string{strconv.Itoa(n)}, func() error { return measureCrowd(ctx, e, t, n) })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func measureCrowd(ctx context.Context, e *env, t *table, n int) error {
+	var all, handles times
+	listed := 0
+	for range e.o.repeat() {
+		start := time.Now()
+		got, err := listAll(ctx, e.sys)
+		if err != nil {
+			return err
+		}
+		all = append(all, time.Since(start))
+		if got < n {
+			return fmt.Errorf("%d processes listed, at least %d are there", got, n)
+		}
+		listed = got
+		start = time.Now()
+		for _, err := range e.sys.ProcessHandles(ctx) {
+			if err != nil {
+				return fmt.Errorf("list handles: %w", err)
+			}
+		}
+		handles = append(handles, time.Since(start))
+	}
+	goal := ""
+	if n == 2000 {
+		goal = "< 100ms"
+	}
+	t.add(fmt.Sprintf("ps of %d processes", listed), short(all.median()).String(), goal,
+		fmt.Sprintf("%v a process; handles alone %v; %v", short(all.median()/time.Duration(listed)), short(handles.median()), all))
+	return nil
+}
