@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	vitrine "github.com/vitrine-vmi/vitrine"
@@ -103,6 +104,7 @@ func TestRealGuests(t *testing.T) {
 				t.Errorf("banner %q, the guest says %q (%v)", k.Banner(), version, err)
 			}
 			t.Run("symbols", func(t *testing.T) { checkSymbols(t, vm, k) })
+			t.Run("modules", func(t *testing.T) { checkModules(t, vm, k) })
 			t.Run("types", func(t *testing.T) { checkTypes(t, k) })
 			t.Run("percpu", func(t *testing.T) { checkPerCPU(t, k, c.vm.CPUs) })
 			t.Run("syscalls", func(t *testing.T) { checkSyscalls(t, k) })
@@ -146,6 +148,47 @@ func checkSymbols(t *testing.T, vm *testvm.VM, k *kernel.Kernel) {
 	}
 	if _, err := k.Symbol("do_exitt"); !errors.Is(err, kernel.ErrNoSymbol) || !strings.Contains(err.Error(), "do_exit") {
 		t.Errorf("Symbol(do_exitt): %v, want ErrNoSymbol and do_exit offered", err)
+	}
+}
+
+// checkModules compares the symbols of the loaded modules with the guest's list.
+func checkModules(t *testing.T, vm *testvm.VM, k *kernel.Kernel) {
+	// Programs of the eBPF machine and the ftrace trampolines stand there too.
+	out, err := vm.Run(t.Context(), "/bin/busybox", "sh", "-c", "grep '\\[' /proc/kallsyms | grep -v '\\[bpf\\]\\|\\[__builtin' || true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]bool{}
+	for line := range strings.Lines(string(out)) {
+		if f := strings.Fields(line); len(f) == 4 {
+			want[f[0]+" "+f[2]+" "+f[3]] = true
+		}
+	}
+	got := map[string]bool{}
+	for s, err := range k.ModuleSymbols() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[fmt.Sprintf("%016x %s [%s]", uint64(s.Addr), s.Name, s.Module)] = true
+	}
+	if len(want) < 20 {
+		t.Errorf("the guest lists %d symbols of modules only", len(want))
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("symbols of modules (-guest +got):\n%.3000s", diff)
+	}
+	s, err := k.ModuleSymbol("fat_alloc_inode")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if in, ok := k.ModuleSymbolAt(s.Addr + 1); !ok || in.Addr != s.Addr || in.Module != "fat" {
+		t.Errorf("behind %+v lies %+v, %v", s, in, ok)
+	}
+	if _, ok := k.ModuleSymbolAt(k.Base()); ok {
+		t.Error("the kernel's base was found in a module")
+	}
+	if _, err := k.ModuleSymbol("no_such_function"); !errors.Is(err, kernel.ErrNoSymbol) {
+		t.Errorf("ModuleSymbol(no_such_function): %v", err)
 	}
 }
 

@@ -18,6 +18,8 @@ type Symbol struct {
 	Addr arch.GVA
 	Size uint64 // bytes to the next symbol, 0 for the last one
 	Type byte   // the letter that nm prints: lower case is local
+	// Module is the loaded module that the symbol belongs to, "" for the kernel.
+	Module string
 }
 
 // symbolTable is a decoded table, fresh from the guest or from a cache file.
