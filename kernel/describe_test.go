@@ -256,6 +256,8 @@ func FuzzDescribe(f *testing.F) {
 	f.Add(uint64(2), uint16(500))
 	f.Fuzz(func(t *testing.T, seed uint64, n uint16) {
 		g := newFake(t, fakeOptions{layout: kt.Layouts[seed%uint64(len(kt.Layouts))]})
+		g.addModule(0, "alpha")
+		g.addModule(1, "beta")
 		r := rand.New(rand.NewPCG(seed, uint64(n)))
 		used := g.Alloc(1)
 		for range n {
@@ -273,6 +275,8 @@ func FuzzDescribe(f *testing.F) {
 			return
 		}
 		k.Syscalls()
+		moduleSymbols(k)
+		k.ModuleSymbolAt(moduleArea)
 		k.OnlineCPUs()
 		k.PerCPU("current_task", 0)
 		k.Types().Field("task_struct", "comm")

@@ -140,6 +140,7 @@ func (f *fake) symbols(o fakeOptions, btfSize int) []kt.Symbol {
 		add(fakeVars+32, "vmcoreinfo_note")
 	}
 	add(fakeUTS, "init_uts_ns")
+	add(modulesHead, "modules")
 	add(fakePercpu, "__per_cpu_offset")
 	add(fakeDataEnd, "_end")
 	return out
@@ -153,6 +154,7 @@ func (f *fake) putVariables(s *vitrinetest.Space, o fakeOptions) {
 	s.PutString(f.base+fakeUTS, "Linux")
 	s.PutString(f.base+fakeUTS+2*65, o.release)
 	s.PutUint64(f.base+fakePercpu, uint64(f.base)+fakeData) // the instance of an absolute symbol
+	s.PutUint64(f.base+modulesHead, uint64(f.base)+modulesHead)
 	f.putSyscall(s)
 	if !o.noInfo {
 		s.Map(fakeDirect, 0x3000, vitrinetest.NoExec|vitrinetest.Writable) // the direct map, where the note is
@@ -210,7 +212,7 @@ func fakeTypes(t testing.TB) []byte {
 	}}
 	states := &cilium.Enum{Name: "system_states", Size: 4, Values: []cilium.EnumValue{
 		{Name: "SYSTEM_BOOTING", Value: 0}, {Name: "SYSTEM_SCHEDULING", Value: 1}, {Name: "SYSTEM_FREEING_INITMEM", Value: 2}, {Name: "SYSTEM_RUNNING", Value: 3}}}
-	b, err := cilium.NewBuilder([]cilium.Type{task, states}, nil)
+	b, err := cilium.NewBuilder(append(moduleTypes(), task, states), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
