@@ -28,7 +28,8 @@ type resolver struct {
 	as      *vitrine.AddressSpace
 	dentry  map[arch.GVA]dentry
 	paths   map[pathKey]string
-	parents map[arch.GVA]int // task to process id, see system.parentID
+	files   map[arch.GVA]pathKey // struct file to its path; children share their parent's executable
+	parents map[arch.GVA]int     // task to process id, see system.parentID
 	fsTypes map[arch.GVA]string
 	buf     [512]byte
 }
@@ -45,7 +46,7 @@ type dentry struct {
 }
 
 func (s *system) newResolver(as *vitrine.AddressSpace) *resolver {
-	return &resolver{s: s, as: as, dentry: map[arch.GVA]dentry{}, paths: map[pathKey]string{}, fsTypes: map[arch.GVA]string{}}
+	return &resolver{s: s, as: as, dentry: map[arch.GVA]dentry{}, paths: map[pathKey]string{}, files: map[arch.GVA]pathKey{}, fsTypes: map[arch.GVA]string{}}
 }
 
 // file returns the path of an open file as /proc/PID/fd and /proc/PID/exe show
@@ -55,12 +56,17 @@ func (n *resolver) file(addr arch.GVA) (string, error) {
 	if addr == 0 {
 		return "", nil
 	}
-	l := &n.s.l.file
-	r, err := load(n.as, &l.shape, addr, nil)
-	if err != nil {
-		return "", err
+	k, ok := n.files[addr]
+	if !ok {
+		l := &n.s.l.file
+		r, err := load(n.as, &l.shape, addr, nil)
+		if err != nil {
+			return "", err
+		}
+		k = pathKey{r.ptr(l.mnt), r.ptr(l.dentry)}
+		n.files[addr] = k
 	}
-	return n.path(pathKey{r.ptr(l.mnt), r.ptr(l.dentry)})
+	return n.path(k)
 }
 
 // mapped is file for the file of a mapping: for a file of overlayfs the kernel

@@ -2,7 +2,6 @@ package linux_test
 
 import (
 	"os"
-	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -67,12 +66,18 @@ func TestRealGuests(t *testing.T) {
 	for _, o := range guests() {
 		t.Run(o.Kernel, func(t *testing.T) {
 			vm := vmtest.Boot(t, &o)
+			dynamic, err := vm.SpawnProgram(t.Context(), "dynamic", "/usr/bin/tail", "-f", "--pid=1", "/etc/hostname")
+			if err != nil {
+				t.Fatal(err)
+			}
 			vmtest.Spawn(t, vm, "files", "files")
 			vmtest.Spawn(t, vm, "maps", "maps")
 			vmtest.Spawn(t, vm, "threads", "threads", "20")
 			unmoved := vmtest.NoStops(t, vm)
 			_, sys := look(t, vm)
-			providertest.Test(t, sys, truthOf(t, vm))
+			truth := truthOf(t, vm)
+			providertest.Test(t, sys, truth)
+			hasLibraries(t, truth, dynamic.PID)
 			unmoved()
 		})
 	}
@@ -141,4 +146,17 @@ func mappingsOf(t *testing.T, p *wire.Proc) []osi.Mapping {
 	return out
 }
 
-var _ = path.Base
+// hasLibraries makes sure that the comparison of libraries had something to
+// compare.
+func hasLibraries(t *testing.T, truth *providertest.Truth, pid int) {
+	t.Helper()
+	for _, p := range truth.Processes {
+		if p.PID == pid {
+			if libs := providertest.LibrariesOf(p); len(libs) < 2 {
+				t.Errorf("the dynamic program has the libraries %+v, want libc and its linker at least", libs)
+			}
+			return
+		}
+	}
+	t.Errorf("the guest does not tell of pid %d", pid)
+}

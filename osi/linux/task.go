@@ -97,6 +97,16 @@ func (t *task) letter() osi.State {
 // thread makes the record of a task. parents may be nil; it saves reads where
 // many tasks are made into records.
 func (s *system) thread(t *task, boot time.Time, parents map[arch.GVA]int) (osi.Thread, error) {
+	th, first := s.threadOnly(t, boot, parents)
+	var err error
+	if th.ASID, err = s.asid(t.userMM()); err != nil && first == nil {
+		first = &osi.PartialError{PID: t.tgid, Part: "page-table root", Err: err}
+	}
+	return th, first
+}
+
+// threadOnly is thread without its address space.
+func (s *system) threadOnly(t *task, boot time.Time, parents map[arch.GVA]int) (osi.Thread, error) {
 	th := osi.Thread{
 		Handle: osi.Handle{Task: t.addr},
 		TID:    t.pid, PID: t.tgid, Name: t.comm, State: t.letter(), KThread: t.isKThread(),
@@ -111,9 +121,6 @@ func (s *system) thread(t *task, boot time.Time, parents map[arch.GVA]int) (osi.
 	}
 	if th.PPID, err = s.parentID(t, parents); err != nil {
 		return th, &osi.PartialError{PID: t.tgid, Part: "parent", Err: err}
-	}
-	if th.ASID, err = s.asid(t.userMM()); err != nil {
-		return th, &osi.PartialError{PID: t.tgid, Part: "page-table root", Err: err}
 	}
 	return th, nil
 }
@@ -165,7 +172,7 @@ func (s *system) asid(mm arch.GVA) (arch.GPA, error) {
 
 // process makes the record of a process from the task of its first thread.
 func (s *system) process(t *task, boot time.Time, names *resolver) (osi.Process, error) {
-	th, first := s.thread(t, boot, names.parents)
+	th, first := s.threadOnly(t, boot, names.parents)
 	p := osi.Process{
 		Handle: th.Handle, PID: th.PID, PPID: th.PPID, Name: th.Name, FullName: th.Name,
 		UID: th.UID, GID: th.GID, State: th.State, KThread: th.KThread, Threads: 1,
@@ -191,6 +198,8 @@ func (s *system) process(t *task, boot time.Time, names *resolver) (osi.Process,
 		note("memory descriptor", err)
 		return p, first
 	}
+	p.ASID, err = s.kernel.Translate(mm.pgd)
+	note("page-table root", err)
 	p.Exe, err = names.file(mm.exeFile)
 	note("exe", err)
 	p.Args, err = s.args(&mm)
