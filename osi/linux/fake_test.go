@@ -126,6 +126,7 @@ type world struct {
 	mapped arch.GVA
 	init   arch.GVA // init_task
 	rootFS place
+	spaces map[arch.GVA]*vitrinetest.Space // by mm_struct
 }
 
 // place is a mounted file system: the mount, its vfsmount and its root.
@@ -134,7 +135,7 @@ type place struct{ mount, mnt, root arch.GVA }
 // newWorld makes a guest with init_task alone, running on one processor.
 func newWorld(t testing.TB, old bool) *world {
 	t.Helper()
-	w := &world{t: t, b: vitrinetest.New(), f: makeUp(old), next: slab, mapped: slab}
+	w := &world{t: t, b: vitrinetest.New(), f: makeUp(old), next: slab, mapped: slab, spaces: map[arch.GVA]*vitrinetest.Space{}}
 	w.b.SetLog(false)
 	w.s = w.b.NewSpace(arch.Paging4Level)
 	w.init = w.alloc()
@@ -282,6 +283,7 @@ func (w *world) memory(task arch.GVA) (arch.GVA, *vitrinetest.Space) {
 	w.s.MapTo(pgd, user.Root(), vitrinetest.Page4K, vitrinetest.Writable)
 	mm := w.alloc()
 	w.set("mm_struct", mm, "pgd", pgd)
+	w.spaces[mm] = user
 	w.set("task_struct", task, "mm", mm)
 	return mm, user
 }
@@ -382,3 +384,6 @@ func collectErr[T any](seq func(func(T, error) bool)) (out []T, errs []error) {
 }
 
 func handleOf(task arch.GVA) osi.Handle { return osi.Handle{Task: task} }
+
+// spaceOf returns the page tables of an address space that memory has made.
+func (w *world) spaceOf(mm arch.GVA) *vitrinetest.Space { return w.spaces[mm] }
