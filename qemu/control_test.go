@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -193,7 +194,7 @@ func assertClean(t testing.TB, e *emulator, g *vitrine.Guest) {
 		t.Errorf("status = %q, %v, want running", s, err)
 	}
 	waitCounting(t, g)
-	left, _ := filepath.Glob(filepath.Join(os.TempDir(), stubPrefix+"*"))
+	left, _ := filepath.Glob(filepath.Join(os.TempDir(), fmt.Sprintf("%s%d-*", stubPrefix, os.Getpid())))
 	if len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}

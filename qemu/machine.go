@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync/atomic"
 	"time"
 
@@ -23,6 +24,7 @@ type machine struct {
 	closed    atomic.Bool
 
 	controlled atomic.Bool             // OpenControl is in force, or Repair
+	wrap       func(net.Conn) net.Conn // nil but in tests that break the gdbstub's connection
 	ctl        atomic.Pointer[control] // what wants run state events, nil when nobody does
 
 	// Immutable after attach.

@@ -53,8 +53,8 @@ func (m *machine) freeStub(ctx context.Context) (*stub, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s != nil && s.connected {
-		return nil, s.busy()
+	if err := m.available(s); err != nil {
+		return nil, err
 	}
 	if s != nil && s.ours {
 		// A run that was killed left it; what else it left goes first.
@@ -83,6 +83,9 @@ func (c *control) open(ctx context.Context) error {
 	conn, err := c.m.connect(ctx, c.stub)
 	if err != nil {
 		return err
+	}
+	if c.m.wrap != nil {
+		conn = c.m.wrap(conn)
 	}
 	c.conn = rsp.NewConn(conn)
 	c.m.ctl.Store(c)

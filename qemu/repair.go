@@ -25,8 +25,8 @@ func (m *machine) Repair(ctx context.Context) ([]string, error) {
 	}
 	defer m.controlled.Store(false)
 	s, err := m.findStub(ctx)
-	if err == nil && s != nil && s.connected {
-		err = s.busy()
+	if err == nil {
+		err = m.available(s)
 	}
 	var found []string
 	if err == nil {
@@ -47,7 +47,11 @@ func (m *machine) repair(ctx context.Context, s *stub) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	found, resume := findings(state, s, s != nil && s.ours && readMark(m.seen(s.addr)))
+	held := false
+	if s != nil && s.ours {
+		held, _ = m.readMark(s)
+	}
+	found, resume := findings(state, s, held)
 	if s == nil || s.ours {
 		// The socket of a stub that was left open may be gone from the file
 		// system, so it is not reused.

@@ -70,10 +70,26 @@ func tracerMain(socket, until string) int {
 // killTracer runs tracerMain up to the given state and kills it there.
 func killTracer(t *testing.T, e *emulator, until string) {
 	t.Helper()
+	cmd := startTracer(t, e.qmp, until)
+	if until == "hits" {
+		time.Sleep(20 * time.Millisecond)
+	}
+	do(t, cmd.Process.Kill())
+	cmd.Wait()
+	t.Cleanup(func() {
+		if left, _ := filepath.Glob(filepath.Join(os.TempDir(), fmt.Sprintf("%s%d-*", stubPrefix, cmd.Process.Pid))); len(left) > 0 {
+			t.Errorf("left behind: %v", left)
+		}
+	})
+}
+
+// startTracer runs tracerMain up to the given state.
+func startTracer(t *testing.T, socket, until string) *exec.Cmd {
+	t.Helper()
 	self, err := os.Executable()
 	do(t, err)
 	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), "VITRINE_TRACER="+until, "VITRINE_SOCKET="+e.qmp)
+	cmd.Env = append(os.Environ(), "VITRINE_TRACER="+until, "VITRINE_SOCKET="+socket)
 	out, err := cmd.StdoutPipe()
 	do(t, err, cmd.Start())
 	line, err := bufio.NewReader(out).ReadString('\n')
@@ -81,11 +97,99 @@ func killTracer(t *testing.T, e *emulator, until string) {
 		rest, _ := io.ReadAll(out)
 		t.Fatalf("the tracer said %q %q, %v", line, rest, err)
 	}
-	if until == "hits" {
-		time.Sleep(20 * time.Millisecond)
+	return cmd
+}
+
+func TestAnotherRunIsNotRepaired(t *testing.T) {
+	dir := t.TempDir()
+	e, g := startCounter(t, second(dir)...)
+	cmd := startTracer(t, dir+"/second", "held")
+	if _, err := g.Repair(t.Context()); !errors.Is(err, vitrine.ErrBusy) {
+		t.Errorf("repair: %v", err)
+	}
+	if _, err := g.OpenControl(t.Context()); !errors.Is(err, vitrine.ErrBusy) {
+		t.Errorf("control: %v", err)
 	}
 	do(t, cmd.Process.Kill())
 	cmd.Wait()
+	for range 500 { // until QEMU has seen the end of the connection
+		if _, err := g.Repair(t.Context()); !errors.Is(err, vitrine.ErrBusy) {
+			do(t, err)
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	assertClean(t, e, g)
+}
+
+// breaking is a connection whose nth write or read fails, a write half way.
+type breaking struct {
+	net.Conn
+	left *int
+}
+
+var errBroken = errors.New("broken by the test")
+
+func (b breaking) Read(p []byte) (int, error) {
+	if *b.left--; *b.left < 0 {
+		return 0, errBroken
+	}
+	return b.Conn.Read(p)
+}
+
+func (b breaking) Write(p []byte) (int, error) {
+	if *b.left--; *b.left < 0 {
+		n, _ := b.Conn.Write(p[:len(p)/2])
+		return n, errBroken
+	}
+	return b.Conn.Write(p)
+}
+
+// TestEveryBreakLeavesTheGuestRunning breaks the connection to the stub at its
+// first read or write, its second, and so on through a whole use of it.
+func TestEveryBreakLeavesTheGuestRunning(t *testing.T) {
+	e, g := startCounter(t)
+	g.Close()
+	m := e.backend(t, nil)
+	view := vitrine.New(m, vitrine.Info{CPUs: 1})
+	for n := 0; ; n++ {
+		left := n
+		m.wrap = func(c net.Conn) net.Conn { return breaking{c, &left} }
+		err := func() error {
+			c, err := m.OpenControl(t.Context())
+			if err != nil {
+				return err
+			}
+			use := func() error {
+				if err := errors.Join(c.Insert(arch.BreakSoftware, bootNop), c.Resume()); err != nil {
+					return err
+				}
+				for range 2 {
+					if _, err := c.Wait(t.Context()); err != nil {
+						return err
+					}
+					if err := errors.Join(c.SetPC(0, bootAfter), c.Resume()); err != nil {
+						return err
+					}
+				}
+				return nil
+			}
+			err = use()
+			if err2 := c.Close(); err2 != nil {
+				t.Errorf("break %d: close: %v", n, err2)
+			}
+			return err
+		}()
+		assertClean(t, e, view)
+		withoutStub(t, m)
+		if err != nil && !errors.Is(err, errBroken) {
+			t.Errorf("break %d: %v", n, err)
+		}
+		if left > 0 {
+			t.Logf("%d breaks", n)
+			return
+		}
+	}
 }
 
 // withoutStub checks that no gdbstub is open.

@@ -111,7 +111,7 @@ func (m *machine) openUnixStub(ctx context.Context) (*stub, error) {
 	if len(base) > maxBase {
 		base = "/tmp"
 	}
-	dir, err := os.MkdirTemp(m.seen(base), stubPrefix)
+	dir, err := os.MkdirTemp(m.seen(base), fmt.Sprintf("%s%d-", stubPrefix, os.Getpid()))
 	if err != nil {
 		return nil, err
 	}
@@ -195,6 +195,21 @@ func (s *stub) discard() error {
 	return os.RemoveAll(s.dir)
 }
 
+// available returns ErrBusy for a stub (nil for none) that somebody uses: it has
+// a client, or the run that opened it has not connected yet.
+func (m *machine) available(s *stub) error {
+	if s == nil {
+		return nil
+	}
+	if s.connected {
+		return s.busy()
+	}
+	if _, alive := m.readMark(s); s.ours && alive {
+		return s.busy()
+	}
+	return nil
+}
+
 // mark is a file beside our stub's socket that tells a later run, should this
 // one be killed, whether it was we who stopped the guest. It is mapped: to
 // keep it up to date costs a store, and it outlives the process.
@@ -227,17 +242,11 @@ func (mk *mark) held(on bool) {
 
 func (mk *mark) close() { mk.page.Close() }
 
-// readMark reports whether the run that opened the stub, whose socket is at
-// path, held the guest stopped when it ended.
-func readMark(path string) bool {
-	f, err := os.Open(filepath.Join(filepath.Dir(path), markName))
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	var b [1]byte
-	n, _ := f.Read(b[:])
-	return n == 1 && b[0] == markHeld
+// readMark reads the mark of a stub that somebody opened as ours: whether the
+// run that did so held the guest stopped, and whether that run still goes on.
+func (m *machine) readMark(s *stub) (held, alive bool) {
+	state, alive, err := host.ReadPage(filepath.Join(filepath.Dir(m.seen(s.addr)), markName))
+	return err == nil && state == markHeld, alive
 }
 
 // busy is the error for a stub that somebody else uses.

@@ -236,8 +236,17 @@ func TestPageOutlivesItsMapping(t *testing.T) {
 	if b, err := os.ReadFile(path); err != nil || b[0] != 9 {
 		t.Errorf("read %v, %v", b[:1], err)
 	}
+	if b, open, err := ReadPage(path); b != 9 || !open || err != nil {
+		t.Errorf("while it is open: %d, %v, %v", b, open, err)
+	}
 	if err := p.Close(); err != nil {
 		t.Error(err)
+	}
+	if b, open, err := ReadPage(path); b != 9 || open || err != nil {
+		t.Errorf("afterwards: %d, %v, %v", b, open, err)
+	}
+	if _, _, err := ReadPage(path + "x"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("without a file: %v", err)
 	}
 	if err := p.Close(); err == nil {
 		t.Error("closed twice without an error")

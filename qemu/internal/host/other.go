@@ -40,6 +40,9 @@ func Peer(net.Conn) (Process, error) { return 0, errors.ErrUnsupported }
 // CreatePage answers errors.ErrUnsupported.
 func CreatePage(string) (*Page, error) { return nil, errors.ErrUnsupported }
 
+// ReadPage answers errors.ErrUnsupported.
+func ReadPage(string) (first byte, open bool, err error) { return 0, false, errors.ErrUnsupported }
+
 // OnExit never calls f.
 func (p Process) OnExit(func()) (cancel func()) { return func() {} }
 
