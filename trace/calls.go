@@ -59,7 +59,7 @@ func Calls(ctx context.Context, g *vitrine.Guest, k *kernel.Kernel, sys osi.Syst
 		opts = &CallsOptions{}
 	}
 	start := time.Now()
-	c := newCaller(sys, opts, emit)
+	c := newCaller(k, sys, opts, emit)
 	c.decoders = decodersFor(k)
 	c.decoders.limits(opts.Decoder)
 	s, err := probe.New(g, k, &probe.Options{Engine: probe.Engine(opts.Engine), Delivery: probe.Delivery(opts.Delivery)})
@@ -77,6 +77,7 @@ func Calls(ctx context.Context, g *vitrine.Guest, k *kernel.Kernel, sys osi.Syst
 
 // caller turns hits into records.
 type caller struct {
+	k        symbols
 	sys      osi.System
 	separate bool
 	limit    uint64
@@ -86,10 +87,13 @@ type caller struct {
 	filter   *probe.Filter
 
 	// Fields of the goroutine that runs.
-	ctx  context.Context //nolint:containedctx // of the run
-	seq  uint64
-	open map[*inFlight]struct{}
-	err  error // of emit
+	ctx    context.Context //nolint:containedctx // of the run
+	seq    uint64
+	open   map[*inFlight]struct{}
+	calls  map[string]uint64   // by kernel function
+	params map[string][]string // of functions that are no system calls
+	names  map[entry]entry     // what dispatched calls are of, by interface and number's name
+	err    error               // of emit
 }
 
 // inFlight is a call between its entry and its return.
@@ -97,11 +101,13 @@ type inFlight struct {
 	rec  event.Call
 	call syscalls.Call
 	args []syscalls.Arg
+	dec  *syscalls.Decoder // nil for a function that is no system call
 	ran  time.Duration
 }
 
-func newCaller(sys osi.System, o *CallsOptions, emit func(*event.Call) error) *caller {
-	c := &caller{sys: sys, separate: o.Separate, limit: o.Count, emit: emit, open: map[*inFlight]struct{}{}}
+func newCaller(k symbols, sys osi.System, o *CallsOptions, emit func(*event.Call) error) *caller {
+	c := &caller{k: k, sys: sys, separate: o.Separate, limit: o.Count, emit: emit, open: map[*inFlight]struct{}{},
+		calls: map[string]uint64{}, names: map[entry]entry{}, params: map[string][]string{}}
 	if len(o.PIDs)+len(o.Comms)+len(o.UIDs) > 0 {
 		c.filter = &probe.Filter{PIDs: o.PIDs, Follow: o.Follow, Comms: o.Comms, UIDs: o.UIDs}
 	}
@@ -110,16 +116,39 @@ func newCaller(sys osi.System, o *CallsOptions, emit func(*event.Call) error) *c
 
 // addAll adds a probe for each call that the options name.
 func (c *caller) addAll(k *kernel.Kernel, o *CallsOptions) error {
-	entries, err := chosen(k, o)
-	if err != nil {
-		return err
+	var entries []entry
+	if len(o.Names)+len(o.Ignore) == 0 && c.session.Stats().Engine == probe.Trap {
+		entries = dispatchers(k) // two breakpoints instead of some 400, each of which slows an emulated guest down
 	}
-	for _, e := range entries {
-		if _, err := c.session.Add(c.probe(e)); err != nil {
-			return fmt.Errorf("trace %s: %w", e.symbol, err)
+	if entries == nil {
+		var err error
+		if entries, err = chosen(k, o); err != nil {
+			return err
 		}
 	}
+	probes := make([]*probe.Probe, 0, len(entries))
+	for _, e := range entries {
+		c.describe(k, &e)
+		probes = append(probes, c.probe(e))
+	}
+	if _, err := c.session.AddAll(probes); err != nil {
+		return fmt.Errorf("trace: %w", err)
+	}
 	return nil
+}
+
+// describe finds the parameters of a function that is no system call.
+func (c *caller) describe(k *kernel.Kernel, e *entry) {
+	if e.name != "" || e.dispatch {
+		return
+	}
+	p, err := k.Types().Func(e.symbol)
+	if err != nil {
+		return // its arguments are not shown
+	}
+	for i := range p.Params[:min(len(p.Params), 6)] {
+		c.params[e.symbol] = append(c.params[e.symbol], p.Params[i].Name)
+	}
 }
 
 // chosen returns the kernel functions that the options name.
@@ -156,7 +185,7 @@ func all(k *kernel.Kernel) []entry {
 	var out []entry
 	for s := range k.Symbols() {
 		if abi, call, ok := syscalls.FromSymbol(arch.AMD64, s.Name); ok && isWrapper(k, s, abi, call) {
-			out = append(out, entry{s.Name, call, abi})
+			out = append(out, entry{symbol: s.Name, name: call, abi: abi})
 		}
 	}
 	return out
@@ -216,14 +245,8 @@ func (c *caller) flush() {
 // stats sums the run up.
 func (c *caller) stats(d time.Duration) *event.Stats {
 	p := c.session.Stats()
-	s := &event.Stats{
+	return &event.Stats{
 		Events: c.seq, Lost: p.Lost, GuestStopped: p.Stopped, Duration: d,
-		Engine: string(p.Engine), Delivery: string(p.Delivery), PerFunc: map[string]uint64{},
+		Engine: string(p.Engine), Delivery: string(p.Delivery), PerFunc: c.calls,
 	}
-	for f, n := range p.PerFunc {
-		if n > 0 {
-			s.PerFunc[f] = n
-		}
-	}
-	return s
 }

@@ -2,6 +2,7 @@ package trace
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
@@ -26,8 +27,9 @@ type Event struct {
 
 	loop *Loop
 	ctx  context.Context
-	args arch.GVA   // the saved user registers, 0 where arguments come in registers
-	user *[6]uint64 // what they held at entry, under stream delivery
+	// saved is where a system call's arguments are in memory, 0 for other functions.
+	saved arch.GVA
+	args  *[6]uint64 // of the call; the same for its entry and its return
 }
 
 // Loop returns the loop that delivers the event.
@@ -52,51 +54,62 @@ func (e *Event) UID() uint32 { return e.Thread.UID }
 // call: the layout that ptrace(2) has fixed (arch/x86/include/asm/ptrace.h),
 // di si dx r10 r8 r9 by the 64-bit convention, bx cx dx si di bp by the 32-bit
 // one.
-var savedArgs = map[arch.Arch][6]arch.GVA{
-	arch.AMD64: {0x70, 0x68, 0x60, 0x38, 0x48, 0x40},
-	arch.I386:  {0x28, 0x58, 0x60, 0x68, 0x70, 0x20},
+var savedArgs = map[probe.UserRegs][6]arch.GVA{
+	probe.UserRegs64: {0x70, 0x68, 0x60, 0x38, 0x48, 0x40},
+	probe.UserRegs32: {0x28, 0x58, 0x60, 0x68, 0x70, 0x20},
 }
 
-// Arg returns argument i (0 to 5): of a system call what the program passed, of
-// any other function what its caller did. At return, a system call's are what
-// the program's registers hold now, which is what it passed unless the call
-// replaced them (execve, rt_sigreturn); another function's are gone, and 0.
+// Arg returns argument i (0 to 5) as it was at entry: of a system call what the
+// program passed, of any other function what its caller did. It is 0 for any
+// other i.
 func (e *Event) Arg(i int) uint64 {
-	switch {
-	case e.args == 0 || i < 0 || i > 5:
-		return e.Hit.Arg(i)
-	case e.user != nil:
-		return e.user[i]
+	if i < 0 || i >= len(e.args) {
+		return 0
 	}
-	v, _ := e.Kernel().ReadUint64(e.args + savedArgs[e.ABI][i])
-	if e.ABI == arch.I386 {
-		v = uint64(uint32(v))
-	}
-	return v
+	return e.args[i]
 }
 
-// SetArg replaces argument i (0 to 5) at entry.
+// SetArg replaces argument i (0 to 5) at entry, under sync delivery.
 func (e *Event) SetArg(i int, v uint64) error {
 	switch {
-	case e.args == 0:
-		return e.Hit.SetArg(i, v)
 	case !e.Sync():
 		return fmt.Errorf("change argument: the guest does not wait: %w", errors.ErrUnsupported)
-	case e.Return || i < 0 || i > 5:
+	case e.Return || i < 0 || i >= len(e.args):
 		return fmt.Errorf("change argument %d: not at entry, or no such argument", i)
 	}
-	var b [8]byte
-	for n := range b {
-		b[n] = byte(v >> (8 * n))
+	var err error
+	if e.saved == 0 {
+		err = e.Hit.SetArg(i, v)
+	} else {
+		err = e.Kernel().Write(binary.LittleEndian.AppendUint64(nil, v), e.saved+savedArgs[e.Probe.User][i])
 	}
-	return e.Kernel().Write(b[:], e.args+savedArgs[e.ABI][i])
+	if err == nil {
+		e.args[i] = v
+	}
+	return err
+}
+
+// argsAt returns the arguments of the call that a hit is the entry of, and
+// where a system call's are in memory.
+func argsAt(h *probe.Hit) (args [6]uint64, saved arch.GVA) {
+	if h.Probe.User != probe.NoUserRegs {
+		saved = arch.GVA(h.Arg(0))
+	}
+	for i := range args {
+		if saved == 0 {
+			args[i] = h.Arg(i)
+			continue
+		}
+		args[i], _ = h.UserArg(i)
+	}
+	return args, saved
 }
 
 // Result returns what the function returned, as a signed number: a system call
 // returns an error as -errno. It is 0 at entry.
 func (e *Event) Result() int64 { return int64(e.Hit.Result()) }
 
-// Registers of the vCPU by their usual names, in lower case.
+// Register returns a register of the vCPU by its usual name, as "rax" or "cr3".
 func (e *Event) Register(name string) (uint64, error) {
 	r, err := e.Registers()
 	if err != nil {

@@ -199,28 +199,27 @@ func (l *Loop) add(h Handler) error {
 // probe makes the probe that calls a handler.
 func (l *Loop) probe(en entry, h Handler) *probe.Probe {
 	p := &probe.Probe{Func: en.symbol, Filter: l.opts.Filter, User: en.user()}
-	saved := en.user() != probe.NoUserRegs
 	type call struct {
-		args  arch.GVA
-		user  *[6]uint64
+		args  [6]uint64
+		saved arch.GVA
 		value any
 	}
+	event := func(hit *probe.Hit, c *call) *Event {
+		return &Event{Hit: hit, Name: en.name, ABI: en.abi, loop: l, ctx: l.ctx, saved: c.saved, args: &c.args}
+	}
 	p.Enter = func(hit *probe.Hit) any {
-		e := Event{Hit: hit, Name: en.name, ABI: en.abi, loop: l, ctx: l.ctx}
-		if saved {
-			e.args = arch.GVA(hit.Arg(0))
-		}
-		e.record()
-		c := call{args: e.args, user: e.user}
+		c := &call{}
+		c.args, c.saved = argsAt(hit)
 		if h.OnCall != nil {
-			c.value = h.OnCall(&e)
+			c.value = h.OnCall(event(hit, c))
 		}
 		return c
 	}
 	if h.OnReturn != nil {
 		p.Return = func(hit *probe.Hit, v any) {
-			c, _ := v.(call)
-			h.OnReturn(&Event{Hit: hit, Name: en.name, ABI: en.abi, loop: l, ctx: l.ctx, args: c.args, user: c.user}, c.value)
+			if c, ok := v.(*call); ok {
+				h.OnReturn(event(hit, c), c.value)
+			}
 		}
 	}
 	return p

@@ -1,6 +1,8 @@
 package trace
 
 import (
+	"fmt"
+
 	"github.com/vitrine-vmi/vitrine/arch"
 	"github.com/vitrine-vmi/vitrine/event"
 	"github.com/vitrine-vmi/vitrine/kernel"
@@ -52,7 +54,7 @@ func (c *caller) probe(en entry) *probe.Probe {
 	if !noReturn[en.name] {
 		p.Return = func(h *probe.Hit, v any) {
 			if f, ok := v.(*inFlight); ok {
-				c.returned(en, f, h)
+				c.returned(f, h)
 			}
 		}
 	}
@@ -61,26 +63,30 @@ func (c *caller) probe(en entry) *probe.Probe {
 
 // entered makes the record of a call.
 func (c *caller) entered(en entry, h *probe.Hit) *inFlight {
+	if en.dispatch {
+		en = c.dispatched(en, int(uint32(h.Arg(1))))
+	}
 	th := &h.Thread
-	f := &inFlight{ran: h.Ran}
+	f := &inFlight{ran: h.Ran, dec: c.decoders.byABI[en.abi]}
 	f.rec = event.Call{
 		Time: h.Time, VCPU: h.CPU, PID: th.PID, TID: th.TID, PPID: th.PPID, Comm: th.Comm, UID: th.UID,
-		Func: h.Func, Name: en.name,
-	}
-	e := Event{Hit: h, Name: en.name, ABI: en.abi}
-	if en.user() != probe.NoUserRegs {
-		e.args = arch.GVA(h.Arg(0))
+		Func: en.symbol, Name: en.name,
 	}
 	f.call = syscalls.Call{NR: -1, Name: en.name}
-	e.record()
-	for i := range f.call.Args {
-		f.call.Args[i] = e.Arg(i)
+	f.call.Args, _ = argsAt(h)
+	if f.dec != nil {
+		f.args = f.dec.Enter(nil, &f.call, f.memory(h), c.resolver(h))
 	}
-	if d := c.decoders.byABI[en.abi]; d != nil {
-		f.args = d.Enter(nil, &f.call, c.memory(en, f, h), c.resolver(h))
+	for i, name := range c.params[en.symbol] {
+		v := f.call.Args[i]
+		f.args = append(f.args, syscalls.Arg{Name: name, Value: v, Text: fmt.Sprintf("%#x", v)})
 	}
+	c.calls[en.symbol]++
 	switch {
-	case c.separate || noReturn[en.name]:
+	case noReturn[en.name]:
+		h.DropReturn()
+		c.send(f, event.Enter)
+	case c.separate:
 		c.send(f, event.Enter)
 	default:
 		c.open[f] = struct{}{}
@@ -88,15 +94,31 @@ func (c *caller) entered(en entry, h *probe.Hit) *inFlight {
 	return f
 }
 
+// dispatched returns what a call by number is of.
+func (c *caller) dispatched(by entry, nr int) entry {
+	name := c.decoders.byABI[by.abi].Name(&syscalls.Call{NR: nr})
+	key := entry{name: name, abi: by.abi}
+	en, ok := c.names[key]
+	if !ok {
+		en = entry{symbol: by.symbol, name: name, abi: by.abi}
+		if e, found := firstOf(c.k, by.abi, name); found {
+			en.symbol = e.symbol
+		}
+		c.names[key] = en
+	}
+	return en
+}
+
 // returned completes the record of a call and emits it.
-func (c *caller) returned(en entry, f *inFlight, h *probe.Hit) {
+func (c *caller) returned(f *inFlight, h *probe.Hit) {
 	delete(c.open, f)
 	f.call.Ret, f.call.Returned = int64(h.Result()), true
 	f.rec.Ret, f.rec.Duration = f.call.Ret, h.Ran-f.ran
-	if d := c.decoders.byABI[en.abi]; d != nil {
+	f.rec.RetText = fmt.Sprintf("%#x", h.Result())
+	if f.dec != nil {
 		r := c.resolver(h)
-		d.Return(f.args, &f.call, c.memory(en, f, h), r)
-		res := d.Result(&f.call, r)
+		f.dec.Return(f.args, &f.call, f.memory(h), r)
+		res := f.dec.Result(&f.call, r)
 		f.rec.RetText, f.rec.Errno = res.Text, res.Errno
 	}
 	if !c.separate {
@@ -107,8 +129,9 @@ func (c *caller) returned(en entry, f *inFlight, h *probe.Hit) {
 	c.send(f, event.Return)
 }
 
-// resolver returns what names descriptors: nothing under stream delivery, where
-// they may mean something else by now.
+// resolver returns what knows the process's files. Under stream delivery the
+// process has run on since the hit, and a descriptor may mean another file by
+// now: better a number than a wrong path.
 func (c *caller) resolver(h *probe.Hit) syscalls.Resolver {
 	if !h.Sync() {
 		return nil

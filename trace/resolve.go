@@ -7,6 +7,7 @@ import (
 
 	"github.com/vitrine-vmi/vitrine/arch"
 	"github.com/vitrine-vmi/vitrine/kernel"
+	"github.com/vitrine-vmi/vitrine/probe"
 	"github.com/vitrine-vmi/vitrine/syscalls"
 )
 
@@ -19,6 +20,33 @@ type entry struct {
 	symbol string
 	name   string    // the system call, "" for other functions
 	abi    arch.Arch // interface by which the call is made
+	// dispatch says that the function is called for every system call, with its
+	// number as second argument.
+	dispatch bool
+}
+
+// user says where the function finds a system call's arguments.
+func (e entry) user() probe.UserRegs {
+	switch {
+	case !e.dispatch && (e.name == "" || !syscalls.TakesRegisters(e.symbol)):
+		return probe.NoUserRegs
+	case e.abi == arch.I386:
+		return probe.UserRegs32
+	}
+	return probe.UserRegs64
+}
+
+// dispatchers returns the functions through which the kernel makes all system
+// calls, one for each interface: since Linux 6.9, and in stable kernels from
+// May 2024 on. It returns nil for kernels that call through a table.
+func dispatchers(k symbols) []entry {
+	out := []entry{{symbol: "x64_sys_call", abi: arch.AMD64, dispatch: true}, {symbol: "ia32_sys_call", abi: arch.I386, dispatch: true}}
+	for _, e := range out {
+		if _, err := k.Symbol(e.symbol); err != nil {
+			return nil
+		}
+	}
+	return out
 }
 
 // resolve finds the kernel functions that a name means: that of the system call
@@ -27,7 +55,7 @@ type entry struct {
 func resolve(k symbols, name string) ([]entry, error) {
 	if abi, call, ok := syscalls.FromSymbol(arch.AMD64, name); ok && strings.HasPrefix(name, "__") {
 		if _, err := k.Symbol(name); err == nil {
-			return []entry{{name, call, abi}}, nil
+			return []entry{{symbol: name, name: call, abi: abi}}, nil
 		}
 	}
 	var found []entry
@@ -58,7 +86,7 @@ func firstOf(k symbols, abi arch.Arch, name string) (entry, bool) {
 			continue
 		}
 		if at, call, ok := syscalls.FromSymbol(abi, c); ok && at == abi {
-			return entry{c, call, abi}, true
+			return entry{symbol: c, name: call, abi: abi}, true
 		}
 	}
 	return entry{}, false

@@ -8,22 +8,11 @@ import (
 	"github.com/vitrine-vmi/vitrine/syscalls"
 )
 
-// user says how the function gets its arguments.
-func (en entry) user() probe.UserRegs {
-	switch {
-	case en.name == "" || !syscalls.TakesRegisters(en.symbol):
-		return probe.NoUserRegs
-	case en.abi == arch.I386:
-		return probe.UserRegs32
-	}
-	return probe.UserRegs64
-}
-
 // captures says what of a call has to be copied when it is made, for decoding
 // under stream delivery.
 func (d *decoders) captures(en entry) []probe.Capture {
 	t := d.tables[en.abi]
-	if t == nil || en.user() == probe.NoUserRegs {
+	if t == nil || en.dispatch || en.user() == probe.NoUserRegs {
 		return nil
 	}
 	var out []probe.Capture
@@ -34,7 +23,7 @@ func (d *decoders) captures(en entry) []probe.Capture {
 }
 
 // memory returns what a decoder may read at the hit.
-func (c *caller) memory(en entry, f *inFlight, h *probe.Hit) syscalls.Memory {
+func (f *inFlight) memory(h *probe.Hit) syscalls.Memory {
 	if h.Sync() {
 		return h.Process()
 	}
@@ -66,16 +55,4 @@ func (r recorded) Read(p []byte, a arch.GVA) (int, error) {
 		}
 	}
 	return 0, errNotRecorded
-}
-
-// record takes a system call's arguments from the record, where the guest does
-// not wait.
-func (e *Event) record() {
-	if e.args == 0 || e.Sync() {
-		return
-	}
-	e.user = new([6]uint64)
-	for i := range e.user {
-		e.user[i], _ = e.UserArg(i)
-	}
 }

@@ -52,9 +52,34 @@ func emulate(as *vitrine.AddressSpace, in *x86dec.Inst, r *arch.Registers) bool 
 		p := register(r, in.Dst)
 		*p = subtract(*p, uint64(in.Imm), &r.RFLAGS)
 		r.RIP = next
+	case x86dec.Store, x86dec.Load:
+		if !move(as, in, r) {
+			return false
+		}
+		r.RIP = next
 	default:
 		return false
 	}
+	return true
+}
+
+// move stores a register in memory, or loads it from there: the kernel's own
+// only, since a process's may have to be paged in or copied first.
+func move(as *vitrine.AddressSpace, in *x86dec.Inst, r *arch.Registers) bool {
+	a, ok := effective(in, r)
+	if !ok || int64(a) >= 0 {
+		return false
+	}
+	if in.Kind == x86dec.Store {
+		var b [8]byte
+		binary.LittleEndian.PutUint64(b[:], *register(r, in.Src))
+		return as.Write(b[:], a) == nil
+	}
+	v, err := as.ReadUint64(a)
+	if err != nil {
+		return false
+	}
+	*register(r, in.Dst) = v
 	return true
 }
 
@@ -85,6 +110,16 @@ func indirect(as *vitrine.AddressSpace, in *x86dec.Inst, r *arch.Registers) (uin
 	if in.Src >= 0 {
 		return *register(r, in.Src), true
 	}
+	a, ok := effective(in, r)
+	if !ok {
+		return 0, false
+	}
+	to, err := as.ReadUint64(a)
+	return to, err == nil
+}
+
+// effective returns the address of an instruction's memory operand.
+func effective(in *x86dec.Inst, r *arch.Registers) (arch.GVA, bool) {
 	m := in.Mem
 	a := uint64(m.Disp)
 	for _, part := range []struct {
@@ -101,11 +136,16 @@ func indirect(as *vitrine.AddressSpace, in *x86dec.Inst, r *arch.Registers) (uin
 			return 0, false
 		}
 	}
-	if m.Segment != 0 && m.Segment != x86asm.DS && m.Segment != x86asm.CS {
+	switch m.Segment {
+	case 0, x86asm.DS, x86asm.SS, x86asm.CS, x86asm.ES: // all begin at 0 in 64-bit mode
+	case x86asm.GS:
+		a += r.GSBase
+	case x86asm.FS:
+		a += r.FSBase
+	default:
 		return 0, false
 	}
-	to, err := as.ReadUint64(arch.GVA(a))
-	return to, err == nil
+	return arch.GVA(a), true
 }
 
 // The arithmetic flags (SDM volume 1, 3.4.3.1).

@@ -32,6 +32,8 @@ const (
 	Push                // push of register Src
 	MovReg              // 64-bit move of register Src to register Dst
 	SubReg              // 64-bit subtraction of Imm from register Dst
+	Store               // 64-bit store of register Src to Mem
+	Load                // 64-bit load of register Dst from Mem
 	Trap                // int3, ud0, ud1, ud2, hlt: what stands where nothing goes on
 	Far                 // leaves in a way that we do not follow: iret, sysret, far jumps
 )
@@ -47,7 +49,7 @@ type Inst struct {
 	Dst    int        // register number 0 (RAX) to 15 (R15)
 	Src    int        // likewise
 	Imm    int64      // see Kind
-	Mem    x86asm.Mem // operand of JmpInd and CallInd when Src is negative
+	Mem    x86asm.Mem // of Store and Load, and of JmpInd and CallInd when Src is negative
 }
 
 // ErrTruncated is returned when the code ends within an instruction.
@@ -123,11 +125,18 @@ func (in *Inst) branch(x *x86asm.Inst, isRel bool) {
 	}
 }
 
-// simple recognises the instructions that functions begin with.
+// simple recognises the instructions that functions begin with, and those
+// that follow a call.
 func (in *Inst) simple(x *x86asm.Inst) {
 	dst := number(x.Args[0])
+	if m, ok := x.Args[0].(x86asm.Mem); ok && x.Op == x86asm.MOV && number(x.Args[1]) >= 0 {
+		in.Kind, in.Mem, in.Src = Store, m, number(x.Args[1])
+	}
 	if dst < 0 {
 		return
+	}
+	if m, ok := x.Args[1].(x86asm.Mem); ok && x.Op == x86asm.MOV {
+		in.Kind, in.Mem, in.Dst = Load, m, dst
 	}
 	switch imm, isImm := x.Args[1].(x86asm.Imm); {
 	case x.Op == x86asm.PUSH:
