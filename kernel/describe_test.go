@@ -55,6 +55,13 @@ func checkFake(t *testing.T, name string, f *fake, k *kernel.Kernel) {
 	}
 }
 
+// A guest that somebody paused is read as it stands.
+func TestDescribePaused(t *testing.T) {
+	f := newFake(t, fakeOptions{})
+	f.SetStatus(vitrine.StatusPaused)
+	checkFake(t, "paused", f, describe(t, f.guest(), nil))
+}
+
 // What a kernel lacks is named and does not keep the rest from being known.
 func TestDescribeMissing(t *testing.T) {
 	f := newFake(t, fakeOptions{noInfo: true, noBTF: true})

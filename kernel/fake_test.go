@@ -3,6 +3,7 @@ package kernel_test
 import (
 	"encoding/binary"
 	"fmt"
+	"sync"
 	"testing"
 
 	cilium "github.com/cilium/ebpf/btf"
@@ -201,8 +202,18 @@ func note(text string) []byte {
 	return append(append(b, "VMCOREINFO\x00\x00"...), text...)
 }
 
-// fakeTypes returns BTF with a few types.
+var fakeBlob = sync.OnceValues(buildTypes)
+
 func fakeTypes(t testing.TB) []byte {
+	blob, err := fakeBlob()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return blob
+}
+
+// buildTypes returns BTF with a few types.
+func buildTypes() ([]byte, error) {
 	u32 := &cilium.Int{Name: "unsigned int", Size: 4}
 	char := &cilium.Int{Name: "char", Size: 1, Encoding: cilium.Char}
 	task := &cilium.Struct{Name: "task_struct", Size: 32, Members: []cilium.Member{
@@ -214,16 +225,12 @@ func fakeTypes(t testing.TB) []byte {
 		{Name: "SYSTEM_BOOTING", Value: 0}, {Name: "SYSTEM_SCHEDULING", Value: 1}, {Name: "SYSTEM_FREEING_INITMEM", Value: 2}, {Name: "SYSTEM_RUNNING", Value: 3}}}
 	b, err := cilium.NewBuilder(append(moduleTypes(), task, states), nil)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	for i := range 2500 { // as large as the least that is taken for a kernel's
 		if _, err := b.Add(&cilium.Struct{Name: fmt.Sprintf("filler_structure_%d", i), Size: 4}); err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 	}
-	blob, err := b.Marshal(nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return blob
+	return b.Marshal(nil, nil)
 }
