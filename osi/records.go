@@ -52,7 +52,7 @@ type Process struct {
 	PPID      int       // process id of the parent, 0 if it has none
 	Name      string    // short name (comm), at most 15 bytes on Linux
 	FullName  string    // Name without that limit where the kernel keeps more (kernel threads), else equal to it
-	Exe       string    // path of the executable as its owner sees it; empty for kernel threads
+	Exe       string    // path of the executable from the root of its mount namespace; empty for kernel threads
 	Args      []string  // the command line, as the process itself last set it; nil for kernel threads
 	UID, GID  uint32    // real ids, as the kernel keeps them: those of the initial user namespace
 	State     State     // see State
@@ -96,7 +96,7 @@ type Module struct {
 // least one mapping is executable, other than the executable of the process.
 type Library struct {
 	Name string   // last element of Path
-	Path string   // as the process sees it
+	Path string   // from the root of its mount namespace
 	Base arch.GVA // lowest address at which the file is mapped
 	Size uint64   // bytes from Base to the end of the file's highest mapping
 }

@@ -9,9 +9,9 @@ import (
 )
 
 // System is the operating system of one guest. Its methods may be called
-// concurrently. Lists are snapshots of a running guest, read as the caller
-// goes along: to stop early costs nothing. See the package comment for what an
-// error in a list means.
+// concurrently. A list is made when the iteration begins, and each entry read
+// when its turn comes: to stop early saves the rest. See the package comment
+// for what an error in a list means.
 //
 // Methods that take a Handle return ErrNoProcess when it names no process.
 type System interface {

@@ -85,6 +85,10 @@ func (s *system) eachFile(ctx context.Context, as *vitrine.AddressSpace, table f
 			for ; word != 0; word &= word - 1 {
 				bit := bits.TrailingZeros64(word)
 				fd := first + 8*at + uint64(bit)
+				if ctx.Err() != nil {
+					yield(osi.File{}, ctx.Err())
+					return
+				}
 				f, there, err := s.fileAt(as, table, fd, flags>>bit&1 != 0, names)
 				if (there || err != nil) && (!yield(f, err) || err != nil && fatal(err)) {
 					return

@@ -1,6 +1,7 @@
 package linux
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -20,14 +21,19 @@ import (
 // returns the longest part that it has seen.
 func (s *system) collect(ctx context.Context, as *vitrine.AddressSpace, head arch.GVA, off uint64, limit int) ([]arch.GVA, error) {
 	var best []arch.GVA
+	var endless error
 	err := retry(ctx, as, func() error {
 		out, err := s.collectOnce(ctx, as, head, off, limit)
 		if err == nil || len(out) > len(best) {
 			best = out
 		}
+		if err != nil && len(out) == limit {
+			endless = err
+			return nil // once is enough of that
+		}
 		return err
 	})
-	return best, err
+	return best, cmp.Or(endless, err)
 }
 
 func (s *system) collectOnce(ctx context.Context, as *vitrine.AddressSpace, head arch.GVA, off uint64, limit int) ([]arch.GVA, error) {

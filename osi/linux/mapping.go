@@ -52,6 +52,9 @@ func (s *system) Mappings(ctx context.Context, h osi.Handle) iter.Seq2[osi.Mappi
 		n := s.newNamer(as, &mm)
 		for i := range vs {
 			m, err := n.mapping(&vs[i])
+			if ctx.Err() != nil {
+				m, err = osi.Mapping{}, ctx.Err()
+			}
 			if !yield(m, err) || err != nil && fatal(err) {
 				return
 			}
@@ -197,6 +200,10 @@ func (s *system) Libraries(ctx context.Context, h osi.Handle) iter.Seq2[osi.Libr
 		for i := range vs {
 			if vs[i].file == 0 {
 				continue
+			}
+			if ctx.Err() != nil {
+				first = ctx.Err()
+				break
 			}
 			if mapped[i], err = n.file(vs[i].file); err != nil {
 				first = errors.Join(first, err)

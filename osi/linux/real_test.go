@@ -3,6 +3,7 @@ package linux_test
 import (
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -74,10 +75,16 @@ func TestRealGuests(t *testing.T) {
 			vmtest.Spawn(t, vm, "maps", "maps")
 			vmtest.Spawn(t, vm, "threads", "threads", "20")
 			unmoved := vmtest.NoStops(t, vm)
-			_, sys := look(t, vm)
+			g, sys := look(t, vm)
 			truth := truthOf(t, vm)
 			providertest.Test(t, sys, truth)
 			hasLibraries(t, truth, dynamic.PID)
+			for cpu := range g.CPUs() {
+				vmtest.Spawn(t, vm, "getppid", "busy"+strconv.Itoa(cpu))
+			}
+			for cpu := range g.CPUs() {
+				currentAgrees(t, g, sys, cpu)
+			}
 			unmoved()
 		})
 	}
@@ -159,4 +166,33 @@ func hasLibraries(t *testing.T, truth *providertest.Truth, pid int) {
 		}
 	}
 	t.Errorf("the guest does not tell of pid %d", pid)
+}
+
+// currentAgrees waits until a processor is seen in user code while it runs the
+// same thread before and after; its page tables must be that thread's.
+func currentAgrees(t *testing.T, g *vitrine.Guest, sys osi.System, cpu int) {
+	t.Helper()
+	busy := 0
+	for start := time.Now(); time.Since(start) < time.Minute; {
+		before, err := sys.Current(t.Context(), cpu)
+		if err != nil {
+			t.Fatal(err)
+		}
+		regs, err := g.Registers(t.Context(), cpu)
+		if err != nil {
+			t.Fatal(err)
+		}
+		after, err := sys.Current(t.Context(), cpu)
+		if err != nil || before.ID != after.ID || !regs.User() {
+			continue
+		}
+		// Under page-table isolation user code runs on the second table of the pair.
+		if root := regs.Root(); root != before.ASID && root != before.ASID+arch.PageSize {
+			t.Errorf("processor %d runs on page table %v, its thread %+v", cpu, root, before)
+		}
+		if busy++; busy == 5 {
+			return
+		}
+	}
+	t.Errorf("processor %d was seen in user code %d times in a minute, want 5", cpu, busy)
 }
