@@ -16,10 +16,10 @@ vitrine info "$vm" > "$work/warm" # the cache is warm for the picture, as it is 
 pid=$(vitrine ps "$vm" --json | sed -n 's/^{"pid":\([0-9]*\),.*"args":\["[^"]*bash","\/srv.*/\1/p')
 {
 	echo "show() { printf '\033[32m\$\033[0m %s\n' \"\$*\"; eval \"\$*\"; echo; }"
-	echo "show 'vitrine info $vm | cut -c1-100 | grep -E \"release|paging|slide|types|symbols\"'"
-	echo "show 'vitrine ps $vm --tree | grep -v \"\[\"'"
+	echo "show 'vitrine info $vm | grep -E \"^(release|paging|slide)|types|symbols\"'"
+	echo "show 'vitrine ps $vm --tree --no-kthreads'"
 	echo "show 'vitrine libs $vm $pid'"
 	echo "show 'vitrine trace $vm -e openat,newfstatat,execve,exit_group --count 12 --stats'"
 } > "$work/typed"
 TERM=xterm script -qec "bash $work/typed" /dev/null > "$work/shown"
-cut -c1-170 "$work/shown" | go run ./docs/picture > docs/session.svg
+go run ./docs/picture < "$work/shown" > docs/session.svg

@@ -2,12 +2,12 @@ package app
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"iter"
 	"strings"
 
 	"github.com/vitrine-vmi/vitrine"
+	"github.com/vitrine-vmi/vitrine/probe"
 )
 
 // CheckStatus says how a check ended.
@@ -84,7 +84,7 @@ func diagnoseGuest(ctx context.Context, c *checker, target string, opts *Options
 	if len(i.Missing) > 0 {
 		c.report("facts", CheckNote, "not found: "+strings.Join(i.Missing, ", "), "")
 	}
-	diagnoseEngines(c, running)
+	diagnoseEngines(c, s, running)
 }
 
 // diagnoseMemory reads the first page of RAM and tells by which way.
@@ -117,15 +117,21 @@ func diagnoseState(ctx context.Context, c *checker, s *Session) bool {
 	return false
 }
 
-// diagnoseEngines tells which engines could trace. The gdbstub is not tried:
-// to connect to it pauses the guest.
-func diagnoseEngines(c *checker, running bool) {
+// diagnoseEngines tells which engines could trace. The trap engine is prepared,
+// not started: that would stop the guest.
+func diagnoseEngines(c *checker, s *Session, running bool) {
 	if running {
-		c.ok("engine trap", "QEMU's gdbstub, opened by the monitor for the time of a trace")
+		session, err := probe.New(s.guest, s.kernel, &probe.Options{Engine: probe.Trap})
+		if err == nil {
+			err = session.Close()
+		}
+		if err != nil {
+			c.failure("engine trap", err)
+		} else {
+			c.ok("engine trap", "breakpoints of QEMU's gdbstub, which the monitor opens for the time of a trace")
+		}
 	} else {
 		c.report("engine trap", CheckMissing, "needs a running guest", "let it run")
 	}
-	c.report("engine implant", CheckMissing, errNoImplant.Error(), "use --engine trap, or auto")
+	c.report("engine implant", CheckMissing, ErrNoImplant.Error(), "use --engine trap, or auto")
 }
-
-var errNoImplant = fmt.Errorf("engine implant: not in this version: %w", errors.ErrUnsupported)

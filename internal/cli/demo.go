@@ -89,8 +89,8 @@ func (d *demo) look(ctx context.Context) error {
 	if err := d.printInfo(d.session.Info()); err != nil {
 		return err
 	}
-	d.show("ps --tree", "What runs in it?")
-	if err := d.ps(d.session.Processes(ctx, false), true, false); err != nil {
+	d.show("ps --tree --no-kthreads", "What runs in it? (Without the kernel's own threads.)")
+	if err := d.ps(d.session.Processes(ctx, false), psFlags{tree: true, noKThreads: true}); err != nil {
 		return err
 	}
 	d.show("modules", "Which modules has its kernel loaded?")
@@ -98,16 +98,16 @@ func (d *demo) look(ctx context.Context) error {
 }
 
 func (d *demo) lookAt(ctx context.Context, pid int) error {
-	d.show(fmt.Sprintf("libs PID  (%d)", pid), "The shop's server: which libraries has it loaded?")
+	d.show(fmt.Sprintf("libs %d", pid), "The shop's server: which libraries has it loaded?")
 	if err := d.libs(ctx, d.session, pid); err != nil {
 		return err
 	}
-	d.show(fmt.Sprintf("files PID  (%d)", pid), "And which files has it open?")
+	d.show(fmt.Sprintf("files %d", pid), "And which files has it open?")
 	return d.files(ctx, d.session, pid)
 }
 
 func (d *demo) watch(ctx context.Context) error {
-	const set = "openat,execve,newfstatat,unlink,unlinkat,rename,clone,exit_group"
+	const set = "openat,execve,newfstatat,clone,exit_group"
 	d.show("trace -e "+set+" --duration "+d.traceFor.String()+" --stats",
 		"Its system calls, live. The shop looks for a page that is not there: see the ENOENT.")
 	calls, err := callSet("-e", set)
@@ -142,7 +142,7 @@ func (d *demo) show(command, why string) {
 	}
 	name, flags, _ := strings.Cut(command, " ")
 	d.tell(why)
-	fmt.Fprintf(d.stderr, "$ vitrine %s %s %s\n", name, d.guest.Name(), flags)
+	fmt.Fprintf(d.stderr, "$ %s\n", strings.TrimSpace(fmt.Sprintf("vitrine %s %s %s", name, d.guest.Name(), flags)))
 }
 
 func (d *demo) tell(s string) {

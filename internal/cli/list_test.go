@@ -49,7 +49,7 @@ func TestPsTable(t *testing.T) {
 	evil.Args, evil.UID, evil.StartTime = []string{"cat", "a b", "\x1b[2J"}, 1000, time.Date(2001, 2, 3, 4, 5, 6, 0, time.Local)
 	kernel := proc(2, 0, "kworker/0:1")
 	kernel.KThread = true
-	err := e.ps(list(item{p: proc(1, 0, "init")}, item{p: kernel}, item{p: evil}), false, false)
+	err := e.ps(list(item{p: proc(1, 0, "init")}, item{p: kernel}, item{p: evil}), psFlags{})
 	if err := errors.Join(err, e.out.flush()); err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func TestPsTree(t *testing.T) {
 		item{p: proc(10, 1, "c")}, item{p: proc(20, 1, "b")}, item{p: proc(40, 999, "orphan")},
 		item{p: proc(50, 51, "loop1")}, item{p: proc(51, 50, "loop2")}, item{p: proc(60, 60, "self")},
 	)
-	if err := errors.Join(e.ps(seq, true, false), e.out.flush()); err != nil {
+	if err := errors.Join(e.ps(seq, psFlags{tree: true}), e.out.flush()); err != nil {
 		t.Fatal(err)
 	}
 	var got []string
@@ -129,7 +129,7 @@ func TestListAsJSON(t *testing.T) {
 	e, out, _ := testEnv()
 	e.json = true
 	p := event.Process{PID: 7, Name: "a\x1b", Task: 0xffff888000000000}
-	if err := errors.Join(e.ps(list(item{p: p}), false, false), e.out.flush()); err != nil {
+	if err := errors.Join(e.ps(list(item{p: p}), psFlags{}), e.out.flush()); err != nil {
 		t.Fatal(err)
 	}
 	want := `{"pid":7,"ppid":0,"tgid":0,"name":"a\u001b","exe":"","args":[],"uid":0,"gid":0,"state":"","kthread":false,` +
@@ -148,7 +148,7 @@ func TestClosedOutputEndsAList(t *testing.T) {
 			n++
 		}
 	}
-	if err := e.ps(endless, false, false); !errors.Is(err, errWrite) {
+	if err := e.ps(endless, psFlags{}); !errors.Is(err, errWrite) {
 		t.Errorf("error %v, want %v", err, errWrite)
 	}
 	if n > 1000 {

@@ -13,7 +13,7 @@ import (
 )
 
 func (e *env) psCmd() *cobra.Command {
-	var tree, threads bool
+	var f psFlags
 	c := &cobra.Command{
 		Use:   "ps TARGET",
 		Short: "List the processes of a guest",
@@ -21,34 +21,51 @@ func (e *env) psCmd() *cobra.Command {
 
 A process that could not be read, as it changed in that moment, is named on
 standard error and the list goes on.`,
-		Example: "  vitrine ps vm1\n  vitrine ps vm1 --tree\n  vitrine ps vm1 --json | jq -r 'select(.uid == 0) | .exe'",
+		Example: "  vitrine ps vm1\n  vitrine ps vm1 --tree --no-kthreads\n  vitrine ps vm1 --json | jq -r 'select(.uid == 0) | .exe'",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return e.withSystem(c.Context(), args[0], func(s *app.Session) error {
-				seq := s.Processes(c.Context(), threads)
-				return e.ps(seq, tree, threads)
+				return e.ps(s.Processes(c.Context(), f.threads), f)
 			})
 		},
 	}
-	c.Flags().BoolVar(&tree, "tree", false, "order and indent by parent")
-	c.Flags().BoolVar(&threads, "threads", false, "list every thread, not only processes")
+	c.Flags().BoolVar(&f.tree, "tree", false, "order and indent by parent")
+	c.Flags().BoolVar(&f.threads, "threads", false, "list every thread, not only processes")
+	c.Flags().BoolVar(&f.noKThreads, "no-kthreads", false, "leave out the kernel's own threads")
 	return c
 }
 
-func (e *env) ps(seq iter.Seq2[event.Process, error], tree, threads bool) error {
+// psFlags choose what ps shows.
+type psFlags struct{ tree, threads, noKThreads bool }
+
+// withoutKThreads leaves out the kernel's own threads.
+func withoutKThreads(seq iter.Seq2[event.Process, error]) iter.Seq2[event.Process, error] {
+	return func(yield func(event.Process, error) bool) {
+		for p, err := range seq {
+			if !p.KThread && !yield(p, err) {
+				return
+			}
+		}
+	}
+}
+
+func (e *env) ps(seq iter.Seq2[event.Process, error], f psFlags) error {
 	depth := map[int]int{}
-	if tree {
+	if f.noKThreads {
+		seq = withoutKThreads(seq)
+	}
+	if f.tree {
 		seq = inTreeOrder(seq, depth)
 	}
 	id := column(">PPID")
-	if threads {
+	if f.threads {
 		id = ">TGID"
 	}
 	t := newTable(">PID", id, ">UID", "S", ">THR", "START", "COMMAND")
 	now := time.Now()
 	return show(e, seq, t, func(p event.Process) {
 		second := p.PPID
-		if threads {
+		if f.threads {
 			second = p.TGID
 		}
 		t.add(p.PID, second, p.UID, quote(p.State), p.Threads, started(p.StartTime, now),

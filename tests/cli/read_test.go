@@ -1,6 +1,7 @@
 package cli_test
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -134,6 +135,11 @@ func TestPsTree(t *testing.T) {
 	if !before[s.PID] {
 		t.Errorf("process %d is not listed", s.PID)
 	}
+	for _, p := range decode[event.Process](t, mustRun(t, "ps", "--no-kthreads", "--json", target(vm))) {
+		if p.KThread {
+			t.Errorf("process %d (%s) is a kernel thread", p.PID, p.Name)
+		}
+	}
 	if text := mustRun(t, "ps", "--tree", target(vm)); !strings.Contains(text, `  \_ `) {
 		t.Errorf("nothing is indented:\n%s", text)
 	}
@@ -173,6 +179,9 @@ func TestModules(t *testing.T) {
 	if len(want) == 0 {
 		t.Fatal("the guest has loaded no module: nothing to compare")
 	}
+	byBase := func(a, b module) int { return cmp.Compare(a.Base, b.Base) }
+	slices.SortFunc(want, byBase)
+	slices.SortFunc(got, byBase)
 	vmtest.Equal(t, "modules", got, want)
 }
 

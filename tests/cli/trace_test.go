@@ -251,6 +251,14 @@ func TestTraceOfUnknownCalls(t *testing.T) {
 			t.Errorf("%q: status %d\n%s", args, r.status, r.stderr)
 		}
 	}
+	r := run(t, "trace", target(vm), "--engine", "implant")
+	if r.status != 1 || !strings.Contains(r.stderr, "not in this version") {
+		t.Errorf("implant: status %d\n%s", r.status, r.stderr)
+	}
+	r = run(t, "trace", target(vm), "--delivery", "stream")
+	if r.status != 1 || !strings.Contains(r.stderr, `delivers "sync" only`) {
+		t.Errorf("stream: status %d\n%s", r.status, r.stderr)
+	}
 	check()
 }
 
