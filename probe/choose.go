@@ -46,14 +46,19 @@ func (s *Session) useTrap(o *Options) error {
 }
 
 func (s *Session) useImplant(o *Options) error {
-	if o.Delivery != "" && o.Delivery != Stream {
-		return fmt.Errorf("use delivery %q: engine %q delivers %q only: %w", o.Delivery, Implant, Stream, errors.ErrUnsupported)
+	delivery := o.Delivery
+	switch delivery {
+	case "":
+		delivery = Stream
+	case Sync, Stream:
+	default:
+		return fmt.Errorf("use delivery %q: there is no such delivery: %w", o.Delivery, errors.ErrUnsupported)
 	}
-	e, err := implant.New(implant.Config{Guest: s.g, Facts: kernelFacts{s.k}, Lossy: o.Lossy})
+	e, err := implant.New(implant.Config{Guest: s.g, Facts: kernelFacts{s.k}, Lossy: o.Lossy, Sync: delivery == Sync})
 	if err != nil {
 		return err
 	}
-	s.name, s.delivery, s.engine = Implant, Stream, e
+	s.name, s.delivery, s.engine = Implant, delivery, e
 	return nil
 }
 

@@ -1,9 +1,11 @@
 package probe_test
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -237,4 +239,91 @@ func testImplant(t *testing.T, o *testvm.Options) {
 		t.Error(err)
 	}
 	text.Unchanged(t)
+}
+
+// TestImplantVictim is no test of its own: TestImplantKilled runs it in a
+// process that it kills.
+func TestImplantVictim(t *testing.T) {
+	qmp := os.Getenv("VITRINE_TEST_VICTIM")
+	if qmp == "" {
+		vmtest.Skip(t, "it is a part of TestImplantKilled", "when that runs it")
+	}
+	_, s := implantSession(t, &testvm.VM{QMP: qmp}, nil)
+	var seen atomic.Bool
+	for _, f := range []string{"__x64_sys_read", "__x64_sys_getppid", "__x64_sys_close"} {
+		if _, err := s.Add(&probe.Probe{Func: f, Enter: func(*probe.Hit) any {
+			if !seen.Swap(true) {
+				fmt.Println("planted")
+			}
+			return nil
+		}, Return: func(*probe.Hit, any) {}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Fatal(s.Run(t.Context()))
+}
+
+func TestImplantKilled(t *testing.T) {
+	for _, o := range implantGuests() {
+		t.Run(fmt.Sprintf("%s-%d%s", o.Kernel, o.CPUs, o.RAM), func(t *testing.T) { testImplantKilled(t, &o) })
+	}
+}
+
+func testImplantKilled(t *testing.T, o *testvm.Options) {
+	vm := vmtest.Shared(t, o)
+	vmtest.Spawn(t, vm, "blocked", "blocked")
+	vmtest.Spawn(t, vm, "getppid", "getppid")
+	text := vmtest.SnapshotText(t, vm)
+	killVictim(t, vm)
+	g, err := qemu.Attach(t.Context(), vm.QMP, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	k, err := kernel.Describe(t.Context(), g, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(text.Changes(t)) == 0 {
+		t.Fatal("the victim left nothing: the test proves nothing")
+	}
+	if rate := vmtest.Rate(t, vm, "getppid", time.Second); rate < 1000 {
+		t.Errorf("with a dead host's implant in it the guest makes %.0f calls a second", rate)
+	}
+	found, err := probe.Repair(t.Context(), g, k)
+	if err != nil || len(found) != 1 || !strings.Contains(found[0], "3 hooked functions") {
+		t.Fatalf("Repair = %q, %v; want one implant with 3 functions", found, err)
+	}
+	text.Unchanged(t)
+	if found, err := probe.Repair(t.Context(), g, k); err != nil || len(found) != 0 {
+		t.Errorf("second Repair = %q, %v; want nothing", found, err)
+	}
+	var n int
+	if err := vm.Tell(t.Context(), "blocked", "hello", &n); err != nil || n == 0 {
+		t.Errorf("the blocked thread answered %d, %v", n, err)
+	}
+	vmtest.Healthy(t, vm)
+}
+
+// killVictim runs TestImplantVictim and kills it once it has seen a hit.
+func killVictim(t *testing.T, vm *testvm.VM) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run=^TestImplantVictim$", "-test.v")
+	cmd.Env = append(os.Environ(), "VITRINE_TEST_VICTIM="+vm.QMP)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	var said []string
+	for lines.Scan() && !strings.Contains(lines.Text(), "planted") {
+		said = append(said, lines.Text())
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Errorf("the victim ended by itself: %v: %q", err, said)
+	}
+	_ = cmd.Wait() // it was killed
 }

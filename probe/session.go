@@ -253,6 +253,9 @@ func (s *Session) change() (bad map[*engine.Point]bool, err error) {
 		returns := slices.ContainsFunc(t.probes, func(p *Planted) bool { return p.probe.Return != nil })
 		w = append(w, engine.Wanted{Point: t.point, Returns: returns, User: t.user(), Captures: t.captures})
 	}
+	if f, ok := s.engine.(engine.Filterer); ok {
+		f.SetFilter(s.commonFilter())
+	}
 	err = s.engine.Change(context.Background(), w)
 	bad = map[*engine.Point]bool{}
 	for _, e := range unjoin(err) {
@@ -262,6 +265,29 @@ func (s *Session) change() (bad map[*engine.Point]bool, err error) {
 		}
 	}
 	return bad, err
+}
+
+// commonFilter returns what all probes' filters have in common. The caller
+// holds mu.
+func (s *Session) commonFilter() engine.Filter {
+	var common *Filter
+	for _, t := range s.byAddr {
+		for _, p := range t.probes {
+			f := p.probe.Filter
+			if f == nil || common != nil && f != common {
+				return engine.Filter{}
+			}
+			common = f
+		}
+	}
+	if common == nil {
+		return engine.Filter{}
+	}
+	out := engine.Filter{PIDs: common.PIDs, Comms: common.Comms, UIDs: common.UIDs}
+	if common.Follow {
+		out.PIDs = nil // who descends from whom is found out here
+	}
+	return out
 }
 
 // unjoin takes apart what errors.Join has joined.

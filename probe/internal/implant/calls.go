@@ -56,6 +56,12 @@ func (c *calls) leave(task arch.GVA, index uint64) (any, bool) {
 	return nil, false
 }
 
+// giveUp forgets all calls.
+func (c *calls) giveUp() {
+	c.lost += uint64(c.open)
+	c.byTask, c.open = nil, 0
+}
+
 // drop cuts the task's calls s down to n.
 func (c *calls) drop(task arch.GVA, s []call, n int) {
 	if n == len(s) {

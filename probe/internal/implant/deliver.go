@@ -3,6 +3,7 @@ package implant
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"time"
 
 	"github.com/vitrine-vmi/vitrine"
@@ -15,22 +16,28 @@ const (
 	idleFirst = 20 * time.Microsecond
 	idleMost  = 4 * time.Millisecond
 	batch     = 4096
+	// spins is how often it is looked at before that when threads wait for answers.
+	spins = 2000
 )
 
 // deliver hands records to the handler until ctx ends.
 func (r *run) deliver(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	spun := 0
 	for {
-		n, err := r.turn()
+		n, err := r.turn(ctx)
 		if err != nil {
 			return err
 		}
 		if n > 0 {
-			r.idle = 0
-			if ctx.Err() == nil {
-				continue
-			}
+			r.idle, spun = 0, 0
+		} else {
+			spun++
+		}
+		if ctx.Err() == nil && (n > 0 || r.e.cfg.Sync && spun < spins) {
+			runtime.Gosched()
+			continue
 		}
 		r.idle = min(max(2*r.idle, idleFirst), idleMost)
 		timer.Reset(r.idle)
@@ -45,7 +52,7 @@ func (r *run) deliver(ctx context.Context) error {
 }
 
 // turn reads a batch of records.
-func (r *run) turn() (int, error) {
+func (r *run) turn(ctx context.Context) (int, error) {
 	select {
 	case <-r.life.done:
 		return 0, fmt.Errorf("read ring: %w", r.life.err)
@@ -58,7 +65,11 @@ func (r *run) turn() (int, error) {
 		return 0, err
 	}
 	r.now = time.Now()
-	return r.ring.read(batch, r.record)
+	n, err := r.ring.read(batch, r.record)
+	if err != nil {
+		return n, err
+	}
+	return n, r.update(ctx)
 }
 
 // stillOurs checks that the memory holds the implant: after a reset it may
@@ -102,9 +113,20 @@ func (r *run) record(rec *record) error {
 	} else {
 		h.Args = rec.args
 	}
+	var before arch.Registers
+	if rec.flags&slotSync != 0 {
+		h.Regs = r.entryRegisters(rec)
+		before = *h.Regs
+	}
 	value, returns, err := r.h.Entered(h)
 	if err != nil {
 		return err
+	}
+	if h.Regs != nil {
+		if err := r.answerEntry(rec, &before, returns); err != nil {
+			return err
+		}
+		returns = returns && !h.Skip
 	}
 	if returns {
 		r.calls.enter(rec.task, call{index: rec.index, sp: rec.regs, value: value})
@@ -137,11 +159,24 @@ func (r *run) nameOf(rec *record) string {
 }
 
 func (r *run) returned(rec *record) error {
+	h := &r.hit
 	value, ok := r.calls.leave(rec.task, rec.call)
-	if !ok {
-		return nil
+	h.Result = rec.result
+	if rec.flags&slotSync != 0 {
+		r.regs = arch.Registers{RAX: rec.result, RSP: uint64(rec.regs) + leaveFrame + uint64(r.p.frame), CR3: rec.root}
+		h.Regs = &r.regs
 	}
-	r.returns++
-	r.hit.Result = rec.result
-	return r.h.Returned(&r.hit, value)
+	if ok {
+		r.returns++
+		if err := r.h.Returned(h, value); err != nil {
+			return err
+		}
+	}
+	switch {
+	case h.Regs == nil:
+		return nil
+	case h.Regs.RAX != rec.result:
+		return r.ring.answer(answerSkip, h.Regs.RAX)
+	}
+	return r.ring.answer(answerGo, 0)
 }

@@ -32,7 +32,8 @@ type Engine struct {
 
 	mu      sync.Mutex // protects the fields below
 	wanted  []engine.Wanted
-	version int // counts changes of wanted
+	filter  filter
+	version int // counts changes of wanted and filter
 	sites   *ftraceSites
 	stats   engine.Stats
 }
@@ -92,11 +93,11 @@ func (e *Engine) check(p *engine.Point) error {
 	return err
 }
 
-// present returns what is wanted now, and its version.
-func (e *Engine) present() ([]engine.Wanted, int) {
+// present returns what is wanted now, of whom, and the version of that.
+func (e *Engine) present() ([]engine.Wanted, filter, int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.wanted, e.version
+	return e.wanted, e.filter, e.version
 }
 
 // Run implements engine.Engine.
@@ -111,6 +112,9 @@ func (e *Engine) Run(ctx context.Context, h engine.Handler) error {
 		return err
 	}
 	err := r.deliver(ctx)
+	if r.p == nil {
+		return err // it was out, and could not come back
+	}
 	return errors.Join(err, r.leave(err))
 }
 
@@ -149,7 +153,9 @@ type run struct {
 	p       *planted
 	ring    *ring
 	points  []engine.Wanted // by function number
-	version int             // of what is wanted
+	filter  filter
+	regs    arch.Registers
+	version int // of what is wanted
 	calls   calls
 	clock   clock
 	hit     engine.Hit
@@ -178,11 +184,8 @@ func (r *run) account() {
 	r.entries, r.returns, r.stood, r.calls.lost, r.lost = 0, 0, 0, 0, 0
 }
 
-// spare is how many functions can be added while a run lasts.
-const spare = 64
-
 func (r *run) plant(ctx context.Context) error {
-	wanted, version := r.e.present()
+	wanted, filter, version := r.e.present()
 	m, err := take(ctx, r.e.cfg.Guest, r.e.cfg.Facts)
 	if err != nil {
 		return err
@@ -192,10 +195,10 @@ func (r *run) plant(ctx context.Context) error {
 		fns = append(fns, r.function(w))
 		r.points = append(r.points, w)
 	}
-	r.p, err = plant(ctx, m, fns, &settings{slots: cmpOr(r.e.cfg.Slots, defaultSlots), lossless: !r.e.cfg.Lossy})
+	r.p, err = plant(ctx, m, fns, &settings{slots: cmpOr(r.e.cfg.Slots, defaultSlots), lossless: !r.e.cfg.Lossy, filter: filter})
 	err = errors.Join(err, m.release())
 	r.stood += m.stood
-	r.version = version
+	r.version, r.filter = version, filter
 	if r.p != nil {
 		r.ring = newRing(r.p.m, r.p.l, len(fns))
 	}

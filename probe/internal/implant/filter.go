@@ -61,13 +61,22 @@ func (f *filter) fill(h []byte) uint32 {
 
 // fillBitmap sets the bits of the processes or threads.
 func (f *filter) fillBitmap(m *memory, at uint64) error {
+	return f.eachBit(m, at, func(w, bit uint64) uint64 { return w | bit })
+}
+
+// clearBitmap clears them.
+func (f *filter) clearBitmap(m *memory, at uint64) error {
+	return f.eachBit(m, at, func(w, bit uint64) uint64 { return w &^ bit })
+}
+
+func (f *filter) eachBit(m *memory, at uint64, change func(word, bit uint64) uint64) error {
 	for _, id := range append(f.tgids[:len(f.tgids):len(f.tgids)], f.tids...) {
 		off := at + uint64(id)/64*8
 		w, err := m.load(off)
 		if err != nil {
 			return err
 		}
-		if err := m.store(off, w|1<<(id%64)); err != nil {
+		if err := m.store(off, change(w, 1<<(id%64))); err != nil {
 			return err
 		}
 	}

@@ -18,9 +18,7 @@ const leaveTime = 15 * time.Second
 // stopped at the beginning and at the end. After an error the nops are restored
 // wherever that was possible, and memory that may still be in use stays.
 func (p *planted) leave(ctx context.Context, m *machine) error {
-	if p.m != nil {
-		_ = p.m.store(hdrStop, 1) // the jumps go next; this only saves time
-	}
+	p.stop(m)
 	cpu, err := p.stopInKernel(m)
 	if err != nil {
 		return fmt.Errorf("take out implant: %w", err)
@@ -35,6 +33,18 @@ func (p *planted) leave(ctx context.Context, m *machine) error {
 		return fmt.Errorf("take out implant: its memory stays: %w", err)
 	}
 	return nil
+}
+
+// stop makes the stubs pass all calls on and ends all waiting. The jumps go
+// next: that it cannot be written does no harm.
+func (p *planted) stop(m *machine) {
+	if p.m != nil {
+		_ = p.m.store(hdrStop, 1)
+		return
+	}
+	if magic, err := m.as.ReadUint64(p.data); err == nil && magic == headerMagic {
+		_ = m.as.Write([]byte{1}, p.data+hdrStop)
+	}
 }
 
 // stopInKernel stops the guest until a processor's page tables map the kernel.

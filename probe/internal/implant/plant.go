@@ -33,14 +33,8 @@ type settings struct {
 // planted is an implant in a guest.
 type planted struct {
 	code
-	l         layout
-	m         *memory
-	allocated allocated
-}
-
-// allocated remembers which functions give the memory back.
-type allocated struct {
-	freeCode, freeData arch.GVA
+	l layout
+	m *memory // nil for an implant that another run has planted
 }
 
 var errNoMemory = errors.New("the guest has no memory to give")
