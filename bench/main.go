@@ -47,7 +47,15 @@ func (o *options) span() time.Duration {
 	if o.smoke {
 		return 500 * time.Millisecond
 	}
-	return 3 * time.Second
+	return 2 * time.Second
+}
+
+// tries is how often a rate is measured; the highest counts.
+func (o *options) tries() int {
+	if o.smoke {
+		return 1
+	}
+	return 3
 }
 
 // repeat is how often a measurement of one time is taken.

@@ -2,61 +2,202 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
+	"github.com/vitrine-vmi/vitrine/event"
 	"github.com/vitrine-vmi/vitrine/probe"
+	"github.com/vitrine-vmi/vitrine/trace"
 )
 
-// tried is one way of tracing a workload.
-type tried struct {
-	what     string
-	workload string
-	args     []string
-	funcs    []string
-	returns  bool
+// loop is a workload and the functions to hook under it; a round of it calls
+// the first of them once.
+type loop struct {
+	name  string
+	kind  string
+	args  []string
+	funcs []string
+	calls []string // the same as system calls
 }
 
-// loops are the workloads under which probes are measured: the cheapest system
-// call, and a pair with some work in it.
-var loops = []tried{
-	{"getppid loop, entries", "getppid", nil, []string{"__x64_sys_getppid"}, false},
-	{"getppid loop, entries and returns", "getppid", nil, []string{"__x64_sys_getppid"}, true},
-	{"open+close loop, entries and returns", "open", []string{"0", "/etc/hostname"}, []string{"__x64_sys_openat", "__x64_sys_close"}, true},
+// loops are the cheapest system call, and a pair with some work in it.
+var loops = []loop{
+	{"getppid loop", "getppid", nil, []string{"__x64_sys_getppid"}, []string{"getppid"}},
+	{"open+close loop", "open", []string{"0", "/etc/hostname"}, []string{"__x64_sys_openat", "__x64_sys_close"}, []string{"openat", "close"}},
 }
 
-// measureProbes measures each loop untraced, then with probes on it.
+// hooks are the ways to hook functions: probes alone, and a trace with decoded
+// arguments.
+var hooks = []struct {
+	name  string
+	start func(ctx context.Context, e *env, l *loop, engine probe.Engine) (*hooked, error)
+}{
+	{"entries", func(ctx context.Context, e *env, l *loop, engine probe.Engine) (*hooked, error) {
+		return startProbes(ctx, e, l, engine, false)
+	}},
+	{"entries and returns", func(ctx context.Context, e *env, l *loop, engine probe.Engine) (*hooked, error) {
+		return startProbes(ctx, e, l, engine, true)
+	}},
+	{"decoded trace", startTrace},
+}
+
+// firstHook leaves out what the next one has in it.
+func (o *options) firstHook() int {
+	if o.smoke {
+		return 1
+	}
+	return 0
+}
+
+// counters are what was counted up to a moment.
+type counters struct {
+	hits, rounds, lost uint64
+	stopped            time.Duration
+}
+
+func (c counters) since(before counters) counters {
+	return counters{c.hits - before.hits, c.rounds - before.rounds, c.lost - before.lost, c.stopped - before.stopped}
+}
+
+// hooked is a running measurement.
+type hooked struct {
+	look  func() counters
+	ended chan error
+	quit  func() // ended gets Run's error then
+}
+
+// measureProbes measures each loop untraced, then hooked in all ways.
 func measureProbes(ctx context.Context, e *env, t *table) error {
 	for _, l := range loops {
-		err := e.workload(ctx, l.workload, l.args, func() error { return measureLoop(ctx, e, t, &l, probe.Trap) })
+		err := e.workload(ctx, l.kind, l.args, func() error {
+			for _, engine := range []probe.Engine{probe.Trap, probe.Implant} {
+				for _, h := range hooks[e.o.firstHook():] {
+					start := func(ctx context.Context) (*hooked, error) { return h.start(ctx, e, &l, engine) }
+					if err := measureHooked(ctx, e, t, fmt.Sprintf("%s, %s, %s", engine, l.name, h.name), start); err != nil {
+						return fmt.Errorf("%s, %s: %w", engine, h.name, err)
+					}
+				}
+			}
+			return nil
+		})
 		if err != nil {
-			return fmt.Errorf("%s: %w", l.what, err)
+			return fmt.Errorf("%s: %w", l.name, err)
 		}
 	}
 	return nil
 }
 
-func measureLoop(ctx context.Context, e *env, t *table, l *tried, engine probe.Engine) error {
-	before, err := e.rate(ctx, "bench", e.o.span())
+func measureHooked(ctx context.Context, e *env, t *table, name string, start func(context.Context) (*hooked, error)) error {
+	before, err := e.best(ctx, "bench")
 	if err != nil {
 		return err
 	}
-	st, took, err := underProbes(ctx, e, l, engine)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	h, err := start(ctx)
+	if errors.Is(err, errors.ErrUnsupported) {
+		t.add(name, "not here", "", err.Error())
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	// A round of the loop is one call of the first function. The workload's own
-	// counter goes up in steps that are too large for a traced one.
-	during := float64(st.PerFunc[l.funcs[0]]) / took.Seconds()
-	if during == 0 {
-		return fmt.Errorf("nothing was hit: %+v", st)
+	c, during, took, err := h.watch(ctx, e)
+	if err != nil {
+		return err
 	}
-	name := string(st.Engine) + ", " + l.what
-	t.add(name+": hits", count(float64(st.Entries+st.Returns)/took.Seconds())+"/s", "",
-		fmt.Sprintf("%d entries, %d returns, %d lost; guest stopped %.0f%% of the time", st.Entries, st.Returns, st.Lost, 100*st.Stopped.Seconds()/took.Seconds()))
-	t.add(name+": slowdown", count(before/during)+"x", "",
-		fmt.Sprintf("%s/s rounds untraced, %s/s traced", count(before), count(during)))
+	t.add(name+": hits", count(float64(c.hits)/took.Seconds())+"/s", "",
+		fmt.Sprintf("%d in %v, %d lost; guest stopped %.0f%% of the time", c.hits, short(took), c.lost, 100*c.stopped.Seconds()/took.Seconds()))
+	t.add(name+": slowdown", count(before/during)+"x", "", fmt.Sprintf("%s/s rounds untraced, %s/s traced", count(before), count(during)))
 	return backToSpeed(ctx, e, before)
+}
+
+// watch measures a hooked workload after its first hits, which are not typical,
+// and ends the hooking.
+func (h *hooked) watch(ctx context.Context, e *env) (c counters, during float64, took time.Duration, err error) {
+	if err := h.await(ctx); err != nil {
+		return c, 0, 0, err
+	}
+	start, first := time.Now(), h.look()
+	during, err = e.best(ctx, "bench")
+	took, c = time.Since(start), h.look().since(first)
+	h.quit()
+	if ended := <-h.ended; ended != nil {
+		err = errors.Join(err, fmt.Errorf("run: %w", ended))
+	}
+	if err != nil {
+		return c, during, took, err
+	}
+	// The workload's own counter goes up in steps of 256, which is too much for
+	// a slow one; where nothing is lost, hits tell too.
+	if during*took.Seconds() < 20*256 && c.lost == 0 {
+		during = float64(c.rounds) / took.Seconds()
+	}
+	if during == 0 || c.hits == 0 {
+		return c, during, took, fmt.Errorf("nothing was hit in %v: %+v", took, c)
+	}
+	return c, during, took, nil
+}
+
+// await waits until there are hits.
+func (h *hooked) await(ctx context.Context) error {
+	for h.look().hits < 10 {
+		select {
+		case err := <-h.ended:
+			return fmt.Errorf("run: ended early: %w", err)
+		case <-ctx.Done():
+			h.quit()
+			return fmt.Errorf("run: %d hits only: %w", h.look().hits, errors.Join(ctx.Err(), <-h.ended))
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// startProbes hooks the loop's functions by probes that do nothing.
+func startProbes(ctx context.Context, e *env, l *loop, engine probe.Engine, returns bool) (*hooked, error) {
+	s, err := probe.New(e.g, e.k, &probe.Options{Engine: engine})
+	if err != nil {
+		return nil, fmt.Errorf("prepare probes: %w", err)
+	}
+	for _, f := range l.funcs {
+		p := &probe.Probe{Func: f, Enter: func(*probe.Hit) any { return nil }}
+		if returns {
+			p.Return = func(*probe.Hit, any) {}
+		}
+		if _, err := s.Add(p); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+	}
+	h := &hooked{quit: s.Quit, ended: make(chan error, 1), look: func() counters {
+		st := s.Stats()
+		return counters{st.Entries + st.Returns, st.PerFunc[l.funcs[0]], st.Lost, st.Stopped}
+	}}
+	go func() { h.ended <- errors.Join(s.Run(ctx), s.Close()) }()
+	return h, nil
+}
+
+// startTrace traces the loop's system calls with decoded arguments.
+func startTrace(ctx context.Context, e *env, l *loop, engine probe.Engine) (*hooked, error) {
+	ctx, quit := context.WithCancel(ctx)
+	var hits, rounds atomic.Uint64
+	h := &hooked{quit: quit, ended: make(chan error, 1), look: func() counters {
+		return counters{hits: hits.Load(), rounds: rounds.Load()}
+	}}
+	emit := func(c *event.Call) error {
+		hits.Add(1)
+		if c.Name == l.calls[0] {
+			rounds.Add(1)
+		}
+		return nil
+	}
+	go func() {
+		_, err := trace.Calls(ctx, e.g, e.k, e.sys, &trace.CallsOptions{Names: l.calls, Engine: string(engine)}, emit)
+		h.ended <- err
+	}()
+	return h, nil
 }
 
 // backToSpeed holds that the workload is as fast as it was. A loaded host makes
@@ -73,64 +214,4 @@ func backToSpeed(ctx context.Context, e *env, before float64) error {
 		}
 	}
 	return fmt.Errorf("the guest did not get back to speed: %s/s rounds before, %s/s after", count(before), count(after))
-}
-
-// underProbes runs a session for a time, and returns what it counted after the
-// first hits, which are not typical.
-func underProbes(ctx context.Context, e *env, l *tried, engine probe.Engine) (probe.Stats, time.Duration, error) {
-	s, err := probe.New(e.g, e.k, &probe.Options{Engine: engine})
-	if err != nil {
-		return probe.Stats{}, 0, fmt.Errorf("prepare probes: %w", err)
-	}
-	defer s.Close()
-	for _, f := range l.funcs {
-		p := &probe.Probe{Func: f, Enter: func(*probe.Hit) any { return nil }}
-		if l.returns {
-			p.Return = func(*probe.Hit, any) {}
-		}
-		if _, err := s.Add(p); err != nil {
-			return probe.Stats{}, 0, err
-		}
-	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
-	defer cancel()
-	ended := make(chan error, 1)
-	go func() { ended <- s.Run(ctx) }()
-	if err := awaitHits(ctx, s, ended); err != nil {
-		return probe.Stats{}, 0, err
-	}
-	start, first := time.Now(), s.Stats()
-	time.Sleep(e.o.span())
-	took, last := time.Since(start), s.Stats()
-	s.Quit()
-	if err := <-ended; err != nil {
-		return last, took, fmt.Errorf("run probes: %w", err)
-	}
-	return since(last, first), took, nil
-}
-
-// awaitHits waits until a session delivers.
-func awaitHits(ctx context.Context, s *probe.Session, ended chan error) error {
-	for s.Stats().Entries < 10 {
-		select {
-		case err := <-ended:
-			return fmt.Errorf("run probes: ended early: %w", err)
-		case <-ctx.Done():
-			return fmt.Errorf("run probes: %d hits only: %w", s.Stats().Entries, ctx.Err())
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
-	return nil
-}
-
-// since returns what was counted between two looks at the counters.
-func since(last, first probe.Stats) probe.Stats {
-	last.Entries -= first.Entries
-	last.Returns -= first.Returns
-	last.Lost -= first.Lost
-	last.Stopped -= first.Stopped
-	for f, n := range first.PerFunc {
-		last.PerFunc[f] -= n
-	}
-	return last
 }
