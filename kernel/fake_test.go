@@ -10,6 +10,7 @@ import (
 
 	vitrine "github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/arch"
+	"github.com/vitrine-vmi/vitrine/kernel"
 	kt "github.com/vitrine-vmi/vitrine/kernel/internal/kallsymstest"
 	"github.com/vitrine-vmi/vitrine/vitrinetest"
 )
@@ -79,6 +80,15 @@ func newFake(t testing.TB, o fakeOptions) *fake {
 }
 
 func (f *fake) guest() *vitrine.Guest { return vitrine.New(f, f.info) }
+
+func describe(t testing.TB, g *vitrine.Guest, opts *kernel.Options) *kernel.Kernel {
+	t.Helper()
+	k, err := kernel.Describe(t.Context(), g, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
 
 // imageOnly hides all but memory, as a raw memory image does.
 type imageOnly struct{ vitrine.Backend }

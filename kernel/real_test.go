@@ -1,3 +1,5 @@
+//go:build linux
+
 package kernel_test
 
 import (
@@ -41,15 +43,6 @@ func attach(t testing.TB, vm *testvm.VM) *vitrine.Guest {
 	}
 	t.Cleanup(func() { g.Close() })
 	return g
-}
-
-func describe(t testing.TB, g *vitrine.Guest, opts *kernel.Options) *kernel.Kernel {
-	t.Helper()
-	k, err := kernel.Describe(t.Context(), g, opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k
 }
 
 // timed describes a guest some times and returns the shortest time that it
