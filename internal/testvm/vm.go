@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/vitrine-vmi/vitrine/internal/testvm/wire"
@@ -109,8 +108,7 @@ func (vm *VM) start(ctx context.Context) error {
 	args := vm.Options.arguments(vm.Kernel, vm.paths)
 	vm.cmd = exec.Command(qemu, args...)
 	vm.cmd.Stdout, vm.cmd.Stderr = vm.stderr, vm.stderr
-	// The guest must not outlive the tests that own it, however they end.
-	vm.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	vm.cmd.SysProcAttr = ownedProcess()
 	vm.Command = vm.cmd.Args
 	fmt.Fprintf(vm.Options.Progress, "starting %s\n", quoteCommand(vm.Command))
 	if err := vm.cmd.Start(); err != nil {

@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command guest is the first process of a test guest: it mounts what a Linux system needs, loads the modules that the
 // initramfs carries, starts workloads on request and tells the harness the truth about the machine as the kernel's own
 // /proc and /sys show it. It talks frames of package wire over the second serial port. Started under another name or

@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -89,7 +91,7 @@ func (w *work) arg(n, def int) (int, error) {
 func pause() error {
 	for {
 		// Not raw: other threads of the process need this one's share of the Go runtime.
-		_, _, _ = unix.Syscall(unix.SYS_PAUSE, 0, 0, 0)
+		_, _, _ = unix.Syscall6(unix.SYS_PPOLL, 0, 0, 0, 0, 0, 0)
 	}
 }
 
@@ -139,7 +141,7 @@ func sleepingChild(name *byte) (uintptr, unix.Errno) {
 		_, _, _ = unix.RawSyscall(unix.SYS_CLOSE_RANGE, 3, ^uintptr(0)>>32, 0)
 		_, _, _ = unix.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_NAME, uintptr(unsafe.Pointer(name)), 0, 0, 0, 0) //nolint:gosec // a name
 		for {
-			_, _, _ = unix.RawSyscall(unix.SYS_PAUSE, 0, 0, 0)
+			_, _, _ = unix.RawSyscall6(unix.SYS_PPOLL, 0, 0, 0, 0, 0, 0)
 		}
 	}
 	return pid, errno
