@@ -77,13 +77,24 @@ func (k *Kernel) symbolNumber(i int) Symbol {
 }
 
 // noSymbol returns the error for a missing name.
-func (k *Kernel) noSymbol(name string) error {
-	near := k.nearest(name, 3)
-	if len(near) == 0 {
-		return fmt.Errorf("find symbol %q: %w", name, ErrNoSymbol)
-	}
-	return fmt.Errorf("find symbol %q: %w; nearest: %s", name, ErrNoSymbol, strings.Join(near, ", "))
+func (k *Kernel) noSymbol(name string) error { return &noSymbolError{k, name} }
+
+// noSymbolError looks for the nearest names only when it is shown: that takes
+// as long as a thousand look-ups, and many names are asked for on the chance.
+type noSymbolError struct {
+	k    *Kernel
+	name string
 }
+
+func (e *noSymbolError) Error() string {
+	text := fmt.Sprintf("find symbol %q: %v", e.name, ErrNoSymbol)
+	if near := e.k.nearest(e.name, 3); len(near) > 0 {
+		text += "; nearest: " + strings.Join(near, ", ")
+	}
+	return text
+}
+
+func (e *noSymbolError) Unwrap() error { return ErrNoSymbol }
 
 // nearest returns up to n symbols whose names resemble name.
 func (k *Kernel) nearest(name string, n int) []string {

@@ -183,10 +183,22 @@ func chosen(k *kernel.Kernel, o *CallsOptions) ([]entry, error) {
 // all returns the functions of all system calls that the kernel has.
 func all(k *kernel.Kernel) []entry {
 	var out []entry
+	at := map[arch.GVA]int{}
 	for s := range k.Symbols() {
-		if abi, call, ok := syscalls.FromSymbol(arch.AMD64, s.Name); ok && isWrapper(k, s, abi, call) {
-			out = append(out, entry{symbol: s.Name, name: call, abi: abi})
+		abi, call, ok := syscalls.FromSymbol(arch.AMD64, s.Name)
+		if !ok || !isWrapper(k, s, abi, call) {
+			continue
 		}
+		e := entry{symbol: s.Name, name: call, abi: abi}
+		// Calls without arguments have one function for both interfaces.
+		if i, ok := at[s.Addr]; ok {
+			if abi == arch.AMD64 {
+				out[i] = e
+			}
+			continue
+		}
+		at[s.Addr] = len(out)
+		out = append(out, e)
 	}
 	return out
 }

@@ -117,21 +117,29 @@ func diagnoseState(ctx context.Context, c *checker, s *Session) bool {
 	return false
 }
 
-// diagnoseEngines tells which engines could trace. The trap engine is prepared,
-// not started: that would stop the guest.
+// diagnoseEngines tells which engines could trace. They are prepared, not
+// started: that would stop the guest.
 func diagnoseEngines(c *checker, s *Session, running bool) {
-	if running {
-		session, err := probe.New(s.guest, s.kernel, &probe.Options{Engine: probe.Trap})
+	for _, e := range []struct {
+		engine probe.Engine
+		how    string
+	}{
+		{probe.Trap, "breakpoints of QEMU's gdbstub, which the monitor opens for the time of a trace"},
+		{probe.Implant, "code in the guest's kernel that writes records; the gdbstub is open only while it is put in and taken out"},
+	} {
+		what := "engine " + string(e.engine)
+		if !running {
+			c.report(what, CheckMissing, "needs a running guest", "let it run")
+			continue
+		}
+		session, err := probe.New(s.guest, s.kernel, &probe.Options{Engine: e.engine})
 		if err == nil {
 			err = session.Close()
 		}
 		if err != nil {
-			c.failure("engine trap", err)
+			c.failure(what, err)
 		} else {
-			c.ok("engine trap", "breakpoints of QEMU's gdbstub, which the monitor opens for the time of a trace")
+			c.ok(what, "%s", e.how)
 		}
-	} else {
-		c.report("engine trap", CheckMissing, "needs a running guest", "let it run")
 	}
-	c.report("engine implant", CheckMissing, ErrNoImplant.Error(), "use --engine trap, or auto")
 }

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/vitrine-vmi/vitrine"
@@ -9,6 +10,7 @@ import (
 	"github.com/vitrine-vmi/vitrine/kernel"
 	"github.com/vitrine-vmi/vitrine/osi"
 	_ "github.com/vitrine-vmi/vitrine/osi/linux" // the provider registers itself
+	"github.com/vitrine-vmi/vitrine/probe"
 )
 
 // Session is one guest that has been reached and, after Identify, understood.
@@ -68,6 +70,19 @@ func (s *Session) Close() error { return s.guest.Close() }
 // was, in words.
 func (s *Session) Repair(ctx context.Context) ([]string, error) {
 	found, err := s.guest.Repair(ctx)
+	if err != nil {
+		return found, fmt.Errorf("repair guest %q: %w", s.target.Text, err)
+	}
+	// What was planted in the kernel can be found only by who understands it. A
+	// guest that is not understood has nothing of ours in it.
+	if err := s.Identify(ctx); err != nil {
+		if errors.Is(err, vitrine.ErrNotUnderstood) {
+			return found, nil
+		}
+		return found, fmt.Errorf("repair guest %q: %w", s.target.Text, err)
+	}
+	implants, err := probe.Repair(ctx, s.guest, s.kernel)
+	found = append(found, implants...)
 	if err != nil {
 		return found, fmt.Errorf("repair guest %q: %w", s.target.Text, err)
 	}

@@ -10,7 +10,6 @@ import (
 
 	"github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/event"
-	"github.com/vitrine-vmi/vitrine/probe"
 	"github.com/vitrine-vmi/vitrine/syscalls"
 	"github.com/vitrine-vmi/vitrine/trace"
 )
@@ -35,19 +34,11 @@ type TraceOptions struct {
 // ErrUnknownCall is returned when the guest has no such system call.
 var ErrUnknownCall = trace.ErrUnknownCall
 
-// ErrNoImplant is returned for the implant engine. Package probe has it, but
-// package trace does not yet have it copy what calls point to, and would show
-// what stands there later.
-var ErrNoImplant = fmt.Errorf("system calls by engine implant: not in this version: %w", errors.ErrUnsupported)
-
 // Trace traces system calls and hands each to emit, until ctx ends, a limit of
 // o is reached or emit fails. The guest is left as it was found in any case.
 // The end of ctx is an error, that of the duration is not. The statistics are
 // nil when the trace has not begun.
 func (s *Session) Trace(ctx context.Context, o TraceOptions, emit func(*event.Call) error) (*event.Stats, error) {
-	if probe.Engine(o.Engine) == probe.Implant {
-		return nil, fmt.Errorf("trace guest %q: %w", s.target.Text, ErrNoImplant)
-	}
 	status, err := s.guest.Status(ctx)
 	if err == nil && status != vitrine.StatusRunning {
 		err = fmt.Errorf("it is %s: %w", status, vitrine.ErrPaused)

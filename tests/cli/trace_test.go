@@ -251,11 +251,7 @@ func TestTraceOfUnknownCalls(t *testing.T) {
 			t.Errorf("%q: status %d\n%s", args, r.status, r.stderr)
 		}
 	}
-	r := run(t, "trace", target(vm), "--engine", "implant")
-	if r.status != 1 || !strings.Contains(r.stderr, "not in this version") {
-		t.Errorf("implant: status %d\n%s", r.status, r.stderr)
-	}
-	r = run(t, "trace", target(vm), "--delivery", "stream")
+	r := run(t, "trace", target(vm), "--delivery", "stream")
 	if r.status != 1 || !strings.Contains(r.stderr, `delivers "sync" only`) {
 		t.Errorf("stream: status %d\n%s", r.status, r.stderr)
 	}
@@ -298,5 +294,22 @@ func TestTraceOfAGuestThatEnds(t *testing.T) {
 	}
 	if status := tr.wait(); status != 1 || !strings.Contains(tr.stderr.String(), "guest has ended") {
 		t.Errorf("status %d\n%s", status, tr.stderr)
+	}
+}
+
+func TestTraceByImplants(t *testing.T) {
+	vm := guest(t)
+	text := vmtest.SnapshotText(t, vm)
+	vmtest.Spawn(t, vm, "open", "implanted")
+	r := run(t, "trace", target(vm), "-e", "openat", "--engine", "implant", "--count", "50", "--stats")
+	if r.status != 0 || strings.Count(r.stdout, "openat(AT_FDCWD, \"/") < 40 {
+		t.Errorf("status %d\n%s%s", r.status, r.stdout, r.stderr)
+	}
+	if !strings.Contains(r.stderr, "engine implant, delivery stream") || !strings.Contains(r.stderr, " 0 lost") {
+		t.Errorf("statistics:\n%s", r.stderr)
+	}
+	text.Unchanged(t)
+	if r := run(t, "repair", target(vm)); r.status != 0 || r.stdout != "" {
+		t.Errorf("repair found something: status %d\n%s", r.status, r.stdout)
 	}
 }
