@@ -138,7 +138,8 @@ func (c Call) AppendJSON(b []byte) []byte {
 		}
 		o = c.Args[i].AppendJSON(o)
 	}
-	o = object(append(o, ']')).int("ret", c.Ret).str("ret_text", c.RetText)
+	o = append(o, ']')
+	o = o.int("ret", c.Ret).str("ret_text", c.RetText)
 	if c.Errno != "" {
 		o = o.str("errno", c.Errno)
 	}
