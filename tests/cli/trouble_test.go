@@ -1,0 +1,188 @@
+package cli_test
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vitrine-vmi/vitrine/internal/testvm"
+	"github.com/vitrine-vmi/vitrine/internal/testvm/vmtest"
+)
+
+// A user without the right to read QEMU's memory is told which right is
+// missing and the ways to get it.
+func TestWithoutTheRightToRead(t *testing.T) {
+	if os.Getuid() != 0 {
+		vmtest.Skip(t, "it runs the program as another user", "as root")
+	}
+	vm := guest(t)
+	open := func(path string, mode os.FileMode) {
+		before, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.Chmod(path, before.Mode()) })
+	}
+	as := func() result {
+		exe := copyOfProgram(t)
+		c := command(t, "info", target(vm))
+		c.Path, c.Args[0] = exe, exe
+		c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		var stdout, stderr bytes.Buffer
+		c.Stdout, c.Stderr = &stdout, &stderr
+		if err := c.Run(); err != nil && c.ProcessState == nil {
+			t.Fatal(err)
+		}
+		return result{stdout.String(), stderr.String(), exitStatus(c)}
+	}
+	r := as()
+	if r.status != 1 || !strings.Contains(r.stderr, "not permitted") {
+		t.Errorf("socket of another user: status %d\n%s", r.status, r.stderr)
+	}
+	open(vm.Dir, 0o755)
+	open(vm.QMP, 0o777)
+	r = as()
+	if r.status != 1 || !strings.Contains(r.stderr, "not permitted") || !strings.Contains(r.stderr, "setcap cap_sys_ptrace+ep ") {
+		t.Errorf("memory of another user: status %d\n%s", r.status, r.stderr)
+	}
+}
+
+// copyOfProgram puts the program where any user may run it.
+func copyOfProgram(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "vitrine-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	b, err := os.ReadFile(os.Args[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	exe := filepath.Join(dir, "vitrine")
+	if err := os.WriteFile(exe, b, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return exe
+}
+
+// A debugger on the gdbstub is not pushed aside.
+func TestTraceBesideADebugger(t *testing.T) {
+	vm := guest(t)
+	stub := filepath.Join(vm.Dir, "gdb")
+	if _, err := vm.HMP(t.Context(), "gdbserver unix:"+stub+",server=on,wait=off"); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("unix", stub) // QEMU stops the guest for its debugger
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		conn.Close()
+		if _, err := vm.HMP(t.Context(), "gdbserver none"); err != nil {
+			t.Error(err)
+		}
+		if err := vm.Cont(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}()
+	if _, err := conn.Write([]byte("+$c#63")); err != nil { // the debugger lets it run
+		t.Fatal(err)
+	}
+	for running := false; !running; {
+		if running, err = vm.Running(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, args := range [][]string{{"trace", target(vm), "--duration", "1s"}, {"repair", target(vm)}} {
+		r := run(t, args...)
+		if r.status != 1 || !strings.Contains(r.stderr, "held by another client") {
+			t.Errorf("%s: status %d\n%s", args[0], r.status, r.stderr)
+		}
+	}
+	mustRun(t, "ps", target(vm)) // reading needs no stub
+	if running, err := vm.Running(t.Context()); err != nil || !running {
+		t.Errorf("the guest was stopped (%v)", err)
+	}
+}
+
+// A guest that restarts while it is traced ends the trace, and says so.
+func TestTraceOfAGuestThatRestarts(t *testing.T) {
+	vm := vmtest.Boot(t, &testvm.Options{})
+	if _, err := vm.Spawn(t.Context(), "open", "opener"); err != nil { // it ends with the guest
+		t.Fatal(err)
+	}
+	tr := startTrace(t, vm, "-e", "openat")
+	if _, err := vm.Execute(t.Context(), "system_reset", nil); err != nil {
+		t.Fatal(err)
+	}
+	if status := tr.wait(); status != 1 || !strings.Contains(tr.stderr.String(), "guest was reset") {
+		t.Errorf("status %d\n%s", status, tr.stderr)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	if err := vm.AwaitBoot(ctx); err != nil { // nothing of ours hinders it
+		t.Error(err)
+	}
+	mustRun(t, "info", "--wait", "60s", target(vm))
+}
+
+// Waiting for a guest to boot ends at once when it is interrupted.
+func TestInterruptedWait(t *testing.T) {
+	vm := vmtest.Boot(t, &testvm.Options{Firmware: true})
+	c := command(t, "info", "--wait", "5m", target(vm))
+	stderr, err := c.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stderr.Read(make([]byte, 1)); err != nil { // its progress, after a second
+		t.Fatal(err)
+	}
+	start := time.Now()
+	if err := c.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Wait()
+	if s, d := exitStatus(c), time.Since(start); s != 130 || d > detachTime {
+		t.Errorf("status %d after %v, want 130 within %v", s, d, detachTime)
+	}
+}
+
+// Ctrl-Z does not stop a tracer: the guest would stand still with it.
+func TestTraceRefusesToStop(t *testing.T) {
+	vm := guest(t)
+	vmtest.Spawn(t, vm, "open", "opener")
+	tr := startTrace(t, vm, "-e", "openat")
+	if err := tr.cmd.Process.Signal(syscall.SIGTSTP); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 { // it goes on
+		select {
+		case <-tr.lines:
+		case <-time.After(time.Minute):
+			t.Fatal("no call within a minute")
+		}
+	}
+	if err := tr.cmd.Process.Signal(syscall.SIGQUIT); err != nil {
+		t.Fatal(err)
+	}
+	if status := tr.wait(); status != 131 || !strings.Contains(tr.stderr.String(), "not stopping") {
+		t.Errorf("status %d\n%s", status, tr.stderr)
+	}
+	vmtest.Healthy(t, vm)
+}
