@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -25,9 +26,9 @@ it ends a trace of the same guest, and a debugger's breakpoints go too.`,
 					fmt.Fprintln(e.stderr, "vitrine: nothing was left in the guest")
 				}
 				for _, f := range found {
-					e.say(f, struct {
+					err = errors.Join(err, e.say(f, struct {
 						Found string `json:"found"`
-					}{f})
+					}{f}))
 				}
 				return err
 			})
@@ -38,13 +39,15 @@ it ends a trace of the same guest, and a debugger's breakpoints go too.`,
 // say prints a line of text, or v as JSON.
 func (e *env) say(text string, v any) error {
 	if !e.json {
-		return e.out.line(quoteLines(text))
+		e.out.line(quoteLines(text))
+		return e.out.err
 	}
 	b, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	return e.out.line(string(b))
+	e.out.line(string(b))
+	return e.out.err
 }
 
 func (e *env) doctorCmd() *cobra.Command {

@@ -30,8 +30,8 @@ func (p *printer) record(r event.Record) error {
 	return p.write(p.buf)
 }
 
-// line writes one line of text.
-func (p *printer) line(s string) error { return p.write([]byte(s + "\n")) }
+// line writes one line of text. What went wrong is in p.err.
+func (p *printer) line(s string) { _ = p.write([]byte(s + "\n")) }
 
 func (p *printer) write(b []byte) error {
 	if p.err == nil {

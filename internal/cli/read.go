@@ -122,7 +122,8 @@ func (e *env) dumpFormat() func(at uint64, b []byte) error {
 			if len(b) == 0 {
 				return nil
 			}
-			return e.out.line(fmt.Sprintf(`{"addr":"%v","hex":"%s"}`, event.Addr(at), hex.EncodeToString(b)))
+			e.out.line(fmt.Sprintf(`{"addr":"%v","hex":"%s"}`, event.Addr(at), hex.EncodeToString(b)))
+			return e.out.err
 		}
 	case e.out.tty:
 		return e.hexDump
@@ -146,12 +147,10 @@ func (e *env) hexDump(at uint64, b []byte) error {
 			fmt.Fprintf(&cols, "%02x ", b[i])
 			text.WriteByte(printableByte(b[i]))
 		}
-		if err := e.out.line(fmt.Sprintf("%016x  %s |%s|", at, cols.String(), text.String())); err != nil {
-			return err
-		}
+		e.out.line(fmt.Sprintf("%016x  %s |%s|", at, cols.String(), text.String()))
 		at, b = at+uint64(n), b[n:]
 	}
-	return nil
+	return e.out.err
 }
 
 func printableByte(c byte) byte {

@@ -35,9 +35,11 @@ decoded arguments and results. SET is a comma-separated list of system call
 names without prefix, or 'all'.
 
 Engines: 'trap' plants breakpoints through the hypervisor; the guest stands
-still for a moment at each call ('sync' delivery). 'auto' takes the best one
-that works. How slow a traced call becomes depends on the engine: name the
-calls you want rather than tracing all.
+still for a moment at each call ('sync' delivery). 'implant' puts code of ours
+into the guest's kernel that writes records, which are read while the guest
+runs on ('stream' delivery); what was not recorded of a call says so. 'auto' is
+trap. How slow a traced call becomes depends on the engine: name the calls you
+want rather than tracing all.
 
 A trace ends at --count, at --duration, at Ctrl-C, or when the reader of its
 output goes away. On every way out the breakpoints are taken out first. A slow
