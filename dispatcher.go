@@ -48,13 +48,15 @@ type Dispatcher struct {
 }
 
 // OpenDispatcher takes control of g and stops it, until Run. Kernel is the
-// address space that breakpoint addresses are in.
+// address space that breakpoint addresses are in; its cached translations are
+// forgotten at every stop, so that owners see memory as it is mapped now.
 func (g *Guest) OpenDispatcher(ctx context.Context, kernel *AddressSpace) (*Dispatcher, error) {
 	at := time.Now()
 	c, err := g.OpenControl(ctx)
 	if err != nil {
 		return nil, err
 	}
+	kernel.Invalidate()
 	return &Dispatcher{g: g, c: c, kernel: kernel, at: at, begun: at,
 		points: make(map[arch.GVA]*point), touched: make(map[arch.GVA]byte)}, nil
 }
@@ -151,6 +153,9 @@ func (d *Dispatcher) runOn(ctx context.Context) (stop Stop, woken bool, err erro
 	if err := d.resume(); err != nil {
 		return Stop{}, false, err
 	}
+	// What was cached before may be mapped otherwise now: kernel stacks, which
+	// owners read and write, are memory that is freed and mapped again.
+	defer d.kernel.Invalidate()
 	stop, err = d.c.Wait(wctx)
 	d.at = time.Now()
 	switch {

@@ -226,6 +226,34 @@ func TestDispatcherCallsOwnersInOrder(t *testing.T) {
 	}
 }
 
+// A kernel stack that was freed is mapped to other frames when its address is
+// used again; an owner that emulates a return must not read the old ones.
+func TestOwnersSeeMemoryAsItIsMappedNow(t *testing.T) {
+	const stack = arch.GVA(0xffffc90000000000)
+	l, g, as := newLooper(t)
+	l.space.Map(stack, 0x1000, 0)
+	l.space.PutUint64(stack, 0x1111)
+	d := open(t, g, as)
+	ctx, cancel := context.WithCancel(t.Context())
+	var got []uint64
+	mustBreak(t, d, 4, func(int, *arch.Registers) error {
+		v, err := as.ReadUint64(stack)
+		if got = append(got, v); len(got) == 2 {
+			cancel()
+		}
+		l.space.Unmap(stack)
+		l.space.Map(stack, 0x1000, 0)
+		l.space.PutUint64(stack, 0x2222)
+		return err
+	}, func(r *arch.Registers) bool { r.RIP++; return true })
+	if err := d.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if want := []uint64{0x1111, 0x2222}; !slices.Equal(got, want) {
+		t.Errorf("read %#x, want %#x", got, want)
+	}
+}
+
 func TestDispatcherStepsWhereNobodyCan(t *testing.T) {
 	l, g, as := newLooper(t)
 	d := open(t, g, as)
