@@ -189,7 +189,7 @@ func testTrapSequence(t *testing.T, o *testvm.Options) {
 	vm := vmtest.Shared(t, o)
 	_, s := trapSession(t, vm.QMP)
 	sequence := vmtest.Spawn(t, vm, "sequence", "seq", "2", "8")
-	vmtest.Spawn(t, vm, "fork", "fork")
+	vmtest.Spawn(t, vm, "fork", "fork", "3")
 	w := &watcher{tids: map[int]bool{}, calls: map[int][]*seenCall{}}
 	for _, tid := range sequence.TIDs {
 		w.tids[tid] = true

@@ -98,14 +98,14 @@ func TestGuests(t *testing.T) {
 // testCalls traces all calls of a process whose threads say what they do, and
 // compares every one of them.
 func testCalls(t *testing.T, x *target) {
-	vmtest.Spawn(t, x.vm, "fork", "noise")
+	vmtest.Spawn(t, x.vm, "fork", "noise", "3")
 	seq := vmtest.Spawn(t, x.vm, "sequence", "seq", "2", "4")
 	got := map[int][]event.Call{}
 	var stats *event.Stats
 	next := uint64(0)
 	end := inBackground(t, x.vm, func(ctx context.Context) (err error) {
 		stats, err = trace.Calls(ctx, x.g, x.k, x.sys, &trace.CallsOptions{PIDs: []int{seq.PID}, Engine: "trap"}, func(c *event.Call) error {
-			if c.PID != seq.PID || c.Comm != "w-seq" || c.PPID != 1 || c.Seq != next {
+			if c.PID != seq.PID || c.Comm != "w-sequence" || c.PPID != 1 || c.Seq != next {
 				t.Errorf("record %d of another process: %+v", next, c)
 			}
 			next++
@@ -180,7 +180,7 @@ func testLimits(t *testing.T, x *target) {
 		got = nil
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		o.Engine, o.Comms = "trap", []string{"w-opens"}
+		o.Engine, o.Comms = "trap", []string{"w-open"}
 		return trace.Calls(ctx, x.g, x.k, x.sys, o, emit)
 	}
 	if st, err := run(&trace.CallsOptions{Names: []string{"openat", "close"}, Ignore: []string{"close"}, Count: 3}, keep); err != nil || st.Events != 3 || len(got) != 3 {
@@ -215,8 +215,8 @@ func testLimits(t *testing.T, x *target) {
 
 // testFamily follows a process's children, and nobody else's.
 func testFamily(t *testing.T, x *target) {
-	parent := vmtest.Spawn(t, x.vm, "fork", "parent")
-	vmtest.Spawn(t, x.vm, "fork", "other")
+	parent := vmtest.Spawn(t, x.vm, "fork", "parent", "10")
+	vmtest.Spawn(t, x.vm, "fork", "other", "10")
 	exits := 0
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -313,7 +313,7 @@ func checkEvent(t *testing.T, loop *trace.Loop, e *trace.Event) {
 	if _, err := e.Register("nothing"); err == nil {
 		t.Error("there is a register named nothing")
 	}
-	if e.Name != "openat" || e.ABI != arch.AMD64 || e.Comm() != "w-seq" || e.PPID() != 1 || e.UID() != 0 || e.TID() == 0 || e.PageSize() != 4096 || e.Loop() != loop {
+	if e.Name != "openat" || e.ABI != arch.AMD64 || e.Comm() != "w-sequence" || e.PPID() != 1 || e.UID() != 0 || e.TID() == 0 || e.PageSize() != 4096 || e.Loop() != loop {
 		t.Errorf("event %+v", e)
 	}
 	cwd, err := e.Path(syscalls.AtFDCWD)
