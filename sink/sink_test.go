@@ -40,6 +40,9 @@ func TestText(t *testing.T) {
 			c.Ret, c.Errno, c.RetText, c.Duration = -2, "ENOENT", "-1 ENOENT (No such file or directory)", 0
 		}), nil,
 			`    412 cat             openat(AT_FDCWD, "/etc/passwd", O_RDONLY|O_CLOEXEC) = -1 ENOENT (No such file or directory)`},
+		{"exit", call(func(c *event.Call) {
+			c.Event, c.Name, c.Args = event.Enter, "exit_group", []event.Arg{{Name: "error_code", Text: "0"}}
+		}), nil, `    412 cat             exit_group(0) = ?`},
 		{"enter", call(func(c *event.Call) { c.Event = event.Enter }), nil, `    412 cat             openat(AT_FDCWD, "/etc/passwd", O_RDONLY|O_CLOEXEC <unfinished ...>`},
 		{"return", call(func(c *event.Call) { c.Event = event.Return }), nil, `    412 cat             <... openat resumed>) = 3 <0.000123>`},
 		{"no text", call(func(c *event.Call) { c.RetText, c.Args = "", nil }), nil, `    412 cat             openat() = 3 <0.000123>`},

@@ -134,12 +134,21 @@ func (t *Text) call(c *event.Call) {
 			t.b = appendSafe(t.b, c.Args[i].Text)
 		}
 		if c.Event == event.Enter {
-			t.b = append(t.b, " <unfinished ...>"...)
+			t.unfinished(name)
 			return
 		}
 		t.b = append(t.b, ')')
 	}
 	t.result(c)
+}
+
+// unfinished ends the line of a call that has not returned: exits never do.
+func (t *Text) unfinished(name string) {
+	if name == "exit" || name == "exit_group" {
+		t.b = append(t.b, ") = ?"...)
+		return
+	}
+	t.b = append(t.b, " <unfinished ...>"...)
 }
 
 func (t *Text) result(c *event.Call) {

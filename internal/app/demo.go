@@ -40,6 +40,8 @@ SHOP
 /bin/bash /srv/shop/server.sh shop &
 /usr/bin/tail -f /var/log/shop.log > /dev/null &
 busybox nice -n 10 /bin/sh -c 'while :; do /bin/sed -n 1p /etc/passwd > /dev/null; sleep 0.5; done' &
+# On a busy host programs take their time to start.
+while [ "$(cat /srv/shop/orders)" = 0 ]; do sleep 0.1; done
 echo "` + testvm.ScriptReady + `" > /dev/console
 while :; do sleep 60; done
 `

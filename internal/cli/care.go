@@ -14,9 +14,10 @@ func (e *env) repairCmd() *cobra.Command {
 		Use:   "repair TARGET",
 		Short: "Take out what an interrupted run left in a guest",
 		Long: `Take out what a run left in a guest that was killed (kill -9, power cut) before
-it could do so itself: breakpoints, and a guest that one of them has stopped.
-A guest that someone else has paused stays paused. It is safe at any time, but
-it ends a trace of the same guest, and a debugger's breakpoints go too.`,
+it could do so itself: breakpoints, a guest that one of them has stopped, and
+code of the implant engine.
+A guest that someone else has paused stays paused. While a debugger is on the
+guest's gdbstub, or another vitrine has its monitor, repair refuses.`,
 		Example: "  vitrine repair vm1",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
