@@ -6,6 +6,7 @@ package vmtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -34,7 +35,7 @@ func Skip(t testing.TB, reason, condition string) {
 // Boot boots a guest that ends with the test. If the test fails, its console is printed.
 func Boot(t testing.TB, o *testvm.Options) *testvm.VM {
 	t.Helper()
-	vm := begin(t, o, testvm.Boot)
+	vm := begin(t, o, bootPatiently(t))
 	t.Cleanup(func() { finish(t, vm) })
 	return vm
 }
@@ -45,6 +46,37 @@ func Start(t testing.TB, o *testvm.Options) *testvm.VM {
 	vm := begin(t, o, testvm.Start)
 	t.Cleanup(func() { finish(t, vm) })
 	return vm
+}
+
+// attempts and attemptTime bound how often, and for how long each time, a guest may fail to come up.
+const (
+	attempts    = 3
+	attemptTime = 3 * time.Minute
+)
+
+// bootPatiently returns a testvm.Boot that tries again. QEMU 7.2's TCG makes a booting kernel of two processors crash or
+// hang now and then (seen twice in some hundred boots of 6.12, before anything of ours looked at the guest); a test
+// that boots a guest is not about that. Every failure is logged.
+func bootPatiently(t testing.TB) func(context.Context, *testvm.Options) (*testvm.VM, error) {
+	return func(ctx context.Context, o *testvm.Options) (*testvm.VM, error) {
+		for n := 1; ; n++ {
+			vm, err := testvm.Start(ctx, o)
+			if err != nil || vm.Options.Firmware || vm.Options.Paused {
+				return vm, err
+			}
+			bctx, cancel := context.WithTimeout(ctx, attemptTime)
+			err = vm.AwaitBoot(bctx)
+			cancel()
+			if err == nil {
+				return vm, nil
+			}
+			err = errors.Join(err, vm.Close())
+			if n == attempts || ctx.Err() != nil {
+				return nil, err
+			}
+			t.Logf("attempt %d of %d: %v", n, attempts, err)
+		}
+	}
 }
 
 func begin(t testing.TB, o *testvm.Options, how func(context.Context, *testvm.Options) (*testvm.VM, error)) *testvm.VM {
@@ -102,7 +134,7 @@ func Shared(t testing.TB, o *testvm.Options) *testvm.VM {
 		shared.vm = nil
 	}
 	if shared.vm == nil {
-		shared.vm, shared.key = begin(t, o, testvm.Boot), key
+		shared.vm, shared.key = begin(t, o, bootPatiently(t)), key
 	} else if err := shared.vm.Quiet(ctx); err != nil {
 		t.Fatalf("quieten shared guest: %v", err)
 	}
