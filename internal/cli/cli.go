@@ -14,7 +14,6 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -190,4 +189,4 @@ func (e *env) finish(err error, sig os.Signal) int {
 }
 
 // readerLeft reports whether err says that nobody reads our output any more.
-func readerLeft(err error) bool { return errors.Is(err, syscall.EPIPE) }
+func readerLeft(err error) bool { return errors.Is(err, errReaderLeft) }

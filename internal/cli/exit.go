@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"reflect"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -39,13 +41,14 @@ func usagef(format string, args ...any) error {
 // exitCode returns the exit status for what run returned and the signal that
 // was caught, nil for none. A signal that came when the work was done already
 // (err is nil) changes nothing. A reader that closed our output has had
-// enough: that is success.
+// enough: that is success. Both hold only when nothing else went wrong: a
+// guest that could not be left as it was must be told of.
 func exitCode(err error, sig os.Signal) int {
 	var usage *usageError
 	switch {
-	case err == nil, readerLeft(err):
+	case err == nil, readerLeft(err) && endOnly(err):
 		return exitDone
-	case sig != nil && errors.Is(err, context.Canceled):
+	case sig != nil && errors.Is(err, context.Canceled) && endOnly(err):
 		if n, ok := sig.(syscall.Signal); ok {
 			return exitSignal + int(n)
 		}
@@ -58,6 +61,22 @@ func exitCode(err error, sig os.Signal) int {
 		return exitNotUnderstood
 	}
 	return exitFailed
+}
+
+// joined is the type of errors that are several, each with a cause of its own.
+var joined = reflect.TypeOf(errors.Join(errors.ErrUnsupported))
+
+// endOnly reports whether err says nothing but that we were told to end: by a
+// signal, or by a reader that left. Of joined errors each has to.
+func endOnly(err error) bool {
+	if reflect.TypeOf(err) == joined {
+		all, _ := err.(interface{ Unwrap() []error })
+		return !slices.ContainsFunc(all.Unwrap(), func(e error) bool { return !endOnly(e) })
+	}
+	if inner, ok := err.(interface{ Unwrap() error }); ok { //nolint:errorlint // it is the tree that is walked
+		return endOnly(inner.Unwrap())
+	}
+	return errors.Is(err, context.Canceled) || readerLeft(err)
 }
 
 // message is err for people: with what to do about it, where we know.

@@ -2,9 +2,12 @@ package cli
 
 import (
 	"bufio"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
+	"syscall"
 	"unicode/utf8"
 
 	"github.com/vitrine-vmi/vitrine/event"
@@ -24,6 +27,28 @@ func newPrinter(w io.Writer, color, tty bool) *printer {
 	return &printer{w: bufio.NewWriterSize(w, 64<<10), color: color, tty: tty}
 }
 
+// errReaderLeft is returned when nobody reads our output any more.
+var errReaderLeft = errors.New("the reader of the output has left")
+
+// errAbandoned is returned by a printer whose output was given up. It is part
+// of being interrupted, no failure of its own.
+var errAbandoned = fmt.Errorf("output given up: %w", context.Canceled)
+
+// abandoned returns a printer in place of p that prints nothing, for when a
+// write of p does not return.
+func (p *printer) abandoned() *printer {
+	return &printer{w: bufio.NewWriter(io.Discard), color: p.color, tty: p.tty, err: errAbandoned}
+}
+
+// fail notes the first error. Only here EPIPE means the reader of the output:
+// other pipes and sockets break too.
+func (p *printer) fail(err error) {
+	if errors.Is(err, syscall.EPIPE) {
+		err = fmt.Errorf("%w: %w", errReaderLeft, err)
+	}
+	p.err = err
+}
+
 // record writes r as one line of JSON.
 func (p *printer) record(r event.Record) error {
 	p.buf = append(r.AppendJSON(p.buf[:0]), '\n')
@@ -35,7 +60,8 @@ func (p *printer) line(s string) { _ = p.write([]byte(s + "\n")) }
 
 func (p *printer) write(b []byte) error {
 	if p.err == nil {
-		_, p.err = p.w.Write(b)
+		_, err := p.w.Write(b)
+		p.fail(err)
 	}
 	return p.err
 }
@@ -43,7 +69,7 @@ func (p *printer) write(b []byte) error {
 // flush hands everything to the operating system.
 func (p *printer) flush() error {
 	if p.err == nil {
-		p.err = p.w.Flush()
+		p.fail(p.w.Flush())
 	}
 	return p.err
 }

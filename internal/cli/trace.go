@@ -156,13 +156,23 @@ func (e *env) trace(ctx context.Context, s *app.Session, o app.TraceOptions, sil
 		}
 		return out.write(c)
 	})
-	if oerr := out.close(); err == nil || readerLeft(oerr) {
+	return e.endTrace(out, stats, err, withStats)
+}
+
+// endTrace ends the output of a trace that ended with err, and prints stats if
+// that is wanted and possible. A reader that left is the reason of the end,
+// unless the trace failed too.
+func (e *env) endTrace(out *traceOutput, stats *event.Stats, err error, withStats bool) error {
+	if oerr := out.close(); err == nil || readerLeft(oerr) && endOnly(err) {
 		err = oerr
 	}
-	if withStats && stats != nil && !readerLeft(err) {
-		err = errors.Join(err, e.printStats(*stats))
+	if !withStats || stats == nil || readerLeft(err) {
+		return err
 	}
-	return err
+	if e.out.err != nil && (e.json || e.out.tty) {
+		return err // the summary would go where nothing can be written
+	}
+	return errors.Join(err, e.printStats(*stats))
 }
 
 // printStats writes the summary: text to standard error.

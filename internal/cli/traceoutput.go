@@ -14,6 +14,7 @@ import (
 //
 // The queue is bounded; when it is full, write waits and so does the guest.
 type traceOutput struct {
+	env    *env
 	ctx    context.Context // ended by the first write error
 	cancel context.CancelCauseFunc
 	fanout *sink.Fanout
@@ -26,7 +27,7 @@ const traceGrace = 300 * time.Millisecond
 // newTraceOutput returns the output, and the context with which to trace: it
 // ends when the output can't be written any more.
 func (e *env) newTraceOutput(parent context.Context) (context.Context, *traceOutput) {
-	t := &traceOutput{}
+	t := &traceOutput{env: e}
 	t.ctx, t.cancel = context.WithCancelCause(parent)
 	var s sink.Sink
 	if e.json {
@@ -47,14 +48,19 @@ func (t *traceOutput) write(c *event.Call) error {
 }
 
 // close waits until everything is written and returns the first error. After
-// the end of the context it does not wait for long.
+// the end of the context it does not wait for long: the goroutine that writes
+// then keeps the printer it is stuck in, and env gets one that prints nothing.
 func (t *traceOutput) close() error {
 	defer t.cancel(nil)
 	patience, stop := context.WithCancel(context.WithoutCancel(t.ctx))
 	defer stop()
 	unwatch := context.AfterFunc(t.ctx, func() { time.AfterFunc(traceGrace, stop) })
 	defer unwatch()
-	return t.fanout.Close(patience)
+	err := t.fanout.Close(patience)
+	if patience.Err() != nil {
+		t.env.out = t.env.out.abandoned()
+	}
+	return err
 }
 
 // direct writes through a printer at once.

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -39,6 +41,57 @@ func TestStuckReaderDoesNotKeepATraceFromEnding(t *testing.T) {
 	}
 	if d := time.Since(start); d > 3*traceGrace {
 		t.Errorf("close took %v", d)
+	}
+}
+
+// TestStuckReaderDoesNotKeepTheProgramFromEnding covers what comes behind a
+// trace: the summary and the last flush, while a write is still stuck.
+func TestStuckReaderDoesNotKeepTheProgramFromEnding(t *testing.T) {
+	r, w, err := os.Pipe() // nobody reads r
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := newEnv(strings.NewReader(""), w, io.Discard)
+	e.json = true
+	ctx, cancel := context.WithCancel(t.Context())
+	tctx, out := e.newTraceOutput(ctx)
+	time.AfterFunc(50*time.Millisecond, cancel)
+	var n uint64
+	for err == nil {
+		n++
+		err = out.write(call(int(n)))
+	}
+	ended := make(chan error)
+	go func() {
+		err := e.endTrace(out, &event.Stats{Events: n}, context.Cause(tctx), true)
+		ended <- errors.Join(err, e.out.flush())
+	}()
+	select {
+	case err := <-ended:
+		if code := exitCode(err, os.Interrupt); code != 130 {
+			t.Errorf("exit status %d of %v, want 130", code, err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the program does not end")
+	}
+	w.Close() // lets the stuck write go
+	r.Close()
+}
+
+func TestReaderThatLeavesHidesNoFailure(t *testing.T) {
+	failed := errors.New("a breakpoint could not be taken out")
+	for _, c := range []struct {
+		trace error
+		want  int
+	}{{nil, 0}, {context.Canceled, 0}, {failed, 1}, {errors.Join(context.Canceled, failed), 1}} {
+		e := newEnv(strings.NewReader(""), brokenWriter{syscall.EPIPE}, io.Discard)
+		ctx, out := e.newTraceOutput(t.Context())
+		_ = out.write(call(1)) // an error means that the output has failed already
+		<-ctx.Done()
+		err := e.endTrace(out, &event.Stats{}, c.trace, false)
+		if code := exitCode(err, nil); code != c.want || c.want != 0 && !errors.Is(err, failed) {
+			t.Errorf("trace error %v: status %d of %v, want %d", c.trace, code, err, c.want)
+		}
 	}
 }
 

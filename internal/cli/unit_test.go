@@ -67,6 +67,7 @@ func TestQuoteLinesKeepsLines(t *testing.T) {
 func TestExitCode(t *testing.T) {
 	wrap := func(err error) error { return fmt.Errorf("list: %w", err) }
 	interrupted := wrap(context.Canceled)
+	left := wrap(outputError(syscall.EPIPE))
 	for _, c := range []struct {
 		err  error
 		sig  os.Signal
@@ -87,13 +88,33 @@ func TestExitCode(t *testing.T) {
 		{wrap(vitrine.ErrNotFound), nil, 3},
 		{wrap(vitrine.ErrNotUnderstood), nil, 4},
 		{wrap(vitrine.ErrNotBooted), nil, 4},
-		{wrap(syscall.EPIPE), nil, 0},
-		{errors.Join(interrupted, errors.New("detach failed")), os.Interrupt, 130},
+		{wrap(syscall.EPIPE), nil, 1}, // of the monitor's socket
+		{wrap(left), nil, 0},
+		{errors.Join(left, left), nil, 0},
+		{errors.Join(interrupted, left), os.Interrupt, 0},
+		{errors.Join(interrupted, errAbandoned), os.Interrupt, 130},
+		{fmt.Errorf("%w: %w", vitrine.ErrNotBooted, context.Canceled), os.Interrupt, 130}, // one error, of two kinds
+		{errors.Join(interrupted, errors.New("detach failed")), os.Interrupt, 1},
+		{wrap(errors.Join(errors.New("detach failed"), interrupted)), os.Interrupt, 1},
+		{errors.Join(left, errors.New("detach failed")), nil, 1},
 	} {
 		if got := exitCode(c.err, c.sig); got != c.want {
 			t.Errorf("exitCode(%v, %v) = %d, want %d", c.err, c.sig, got, c.want)
 		}
 	}
+}
+
+// outputError is what a command returns when standard output fails with err.
+func outputError(err error) error {
+	p := newPrinter(brokenWriter{err}, false, false)
+	p.line("x")
+	return p.flush()
+}
+
+type brokenWriter struct{ err error }
+
+func (w brokenWriter) Write([]byte) (int, error) {
+	return 0, &os.PathError{Op: "write", Path: "|1", Err: w.err}
 }
 
 func TestParseSize(t *testing.T) {
