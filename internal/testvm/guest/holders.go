@@ -27,18 +27,18 @@ func holdFiles(w *work) error {
 	if err := os.Chdir(filepath.Join(dir, "deep")); err != nil {
 		return err
 	}
-	var err error
-	if held, err = openAll(dir); err != nil {
+	held, err := openAll(dir)
+	if err != nil {
 		return err
 	}
 	if err := w.ready(wire.Spawned{}); err != nil {
 		return err
 	}
+	for _, f := range held {
+		defer f.Close() // never runs: it keeps the files from their finalizers
+	}
 	return pause()
 }
-
-// held keeps the files of this process from being closed by their finalizers.
-var held []*os.File
 
 func openAll(dir string) ([]*os.File, error) {
 	var open []*os.File

@@ -95,7 +95,7 @@ type place struct {
 func Find(b []byte, va, base uint64) (*Table, error) {
 	where := place{va: va, base: base}
 	budget := walkBudget
-	from, last := 0, error(ErrNotFound)
+	from, last := 0, ErrNotFound
 	for range maxTables {
 		i := bytes.Index(b[from:], digits)
 		if i < 0 {

@@ -125,7 +125,7 @@ func sameFile(st os.FileInfo, path string, v VMA) bool {
 	if !ok || s.Ino != v.Inode {
 		return false
 	}
-	if v.Dev == fmt.Sprintf("%02x:%02x", unix.Major(uint64(s.Dev)), unix.Minor(uint64(s.Dev))) {
+	if v.Dev == fmt.Sprintf("%02x:%02x", unix.Major(s.Dev), unix.Minor(s.Dev)) {
 		return true
 	}
 	if link, err := os.Readlink(path); err == nil {
