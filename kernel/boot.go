@@ -114,7 +114,7 @@ func isPE(as *vitrine.AddressSpace, page arch.GVA) bool {
 // notBooted returns the error for a guest in which no Linux kernel was found.
 func notBooted(ctx context.Context, g *vitrine.Guest, seen *sighting, cause error) error {
 	if st, err := g.Status(ctx); err == nil && g.Info().Live && st != vitrine.StatusRunning {
-		return fmt.Errorf("describe guest: %w (guest is %s): looked for a Linux kernel: %v; found: %v", vitrine.ErrNotBooted, st, cause, seen)
+		return fmt.Errorf("describe guest: %w (guest is %s): looked for a Linux kernel: %v; found: %v", vitrine.ErrNotBooted, st, cause, seen) //nolint:errorlint // the cause must not decide what kind of error it is
 	}
-	return fmt.Errorf("describe guest: %w: looked for a Linux kernel: %v; found: %v", vitrine.ErrNotBooted, cause, seen)
+	return fmt.Errorf("describe guest: %w: looked for a Linux kernel: %v; found: %v", vitrine.ErrNotBooted, cause, seen) //nolint:errorlint // as above
 }

@@ -32,7 +32,6 @@ type control struct {
 	layout   *stubLayout
 	detach   string        // D, or D;1 where the stub numbers processes
 	process  int           // number of the stub's process, 0 in the single-process form
-	step     string        // what the stub may hold off during a step, as sent
 	selected int           // processor that g, P and M speak of, -1 when unknown
 	regs     []*snapshot   // registers of each processor at this stop, nil when not read
 	pending  []expectation // replies that were not read, oldest first

@@ -40,7 +40,7 @@ func (c *control) undo(ctx context.Context) error {
 		c.conn.Close()
 	}
 	if err != nil && c.m.ends() {
-		c.stub.discard() // nobody is left to be let run
+		_ = c.stub.discard() // nobody is left to be let run
 		return nil
 	}
 	if err != nil {

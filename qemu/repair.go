@@ -58,7 +58,7 @@ func (m *machine) repair(ctx context.Context, s *stub) ([]string, error) {
 		if s, err = m.reopen(ctx, s); err != nil {
 			return found, err
 		}
-		defer m.closeStub(context.WithoutCancel(ctx), s)
+		defer func() { _ = m.closeStub(context.WithoutCancel(ctx), s) }() // what was found matters more
 	}
 	s.mark.held(resume)
 	err = m.clean(ctx, s, resume)

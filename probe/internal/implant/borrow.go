@@ -93,11 +93,10 @@ func (m *machine) nopAt(a arch.GVA) (arch.GVA, error) {
 
 // catcher waits for a thread that can be borrowed.
 type catcher struct {
-	m     *machine
-	work  arch.GVA // the nop of process_one_work, 0 when it has none
-	fn    uint64   // offset of work_struct.func
-	set   map[arch.GVA]bool
-	limit int
+	m    *machine
+	work arch.GVA // the nop of process_one_work, 0 when it has none
+	fn   uint64   // offset of work_struct.func
+	set  map[arch.GVA]bool
 }
 
 // maxPlaces bounds the breakpoints on functions that the guest's work names.
