@@ -87,6 +87,7 @@ func TestGuests(t *testing.T) {
 			vm := vmtest.Shared(t, &o)
 			x := attach(t, vm)
 			t.Run("calls", func(t *testing.T) { testCalls(t, x) })
+			t.Run("all", func(t *testing.T) { testAll(t, x) })
 			t.Run("limits", func(t *testing.T) { testLimits(t, x) })
 			t.Run("family", func(t *testing.T) { testFamily(t, x) })
 			t.Run("loop", func(t *testing.T) { testLoop(t, x) })
@@ -95,16 +96,17 @@ func TestGuests(t *testing.T) {
 	}
 }
 
-// testCalls traces all calls of a process whose threads say what they do, and
+// testCalls traces the calls of a process whose threads say what they do, and
 // compares every one of them.
 func testCalls(t *testing.T, x *target) {
+	names := []string{"openat", "write", "lseek", "close", "unlinkat"}
 	vmtest.Spawn(t, x.vm, "fork", "noise", "3")
 	seq := vmtest.Spawn(t, x.vm, "sequence", "seq", "2", "3")
 	got := map[int][]event.Call{}
 	var stats *event.Stats
 	next := uint64(0)
 	end := inBackground(t, x.vm, func(ctx context.Context) (err error) {
-		stats, err = trace.Calls(ctx, x.g, x.k, x.sys, &trace.CallsOptions{PIDs: []int{seq.PID}, Engine: "trap"}, func(c *event.Call) error {
+		stats, err = trace.Calls(ctx, x.g, x.k, x.sys, &trace.CallsOptions{Names: names, PIDs: []int{seq.PID}, Engine: "trap"}, func(c *event.Call) error {
 			if c.PID != seq.PID || c.Comm != "w-sequence" || c.PPID != 1 || c.Seq != next {
 				t.Errorf("record %d of another process: %+v", next, c)
 			}
@@ -132,6 +134,36 @@ func testCalls(t *testing.T, x *target) {
 	}
 	if stats.Events != next || stats.Lost != 0 || stats.Engine != "trap" || stats.Delivery != "sync" || stats.GuestStopped <= 0 || stats.PerFunc["__x64_sys_openat"] < uint64(len(want)/3) {
 		t.Errorf("stats %+v after %d records", stats, next)
+	}
+	vmtest.Healthy(t, x.vm)
+}
+
+// testAll traces all calls of a process, which go through the kernel's one
+// dispatcher where it has one, while another makes calls that are not wanted.
+func testAll(t *testing.T, x *target) {
+	opens := vmtest.Spawn(t, x.vm, "open", "opens")
+	vmtest.Spawn(t, x.vm, "getppid", "other", "20")
+	seen := 0
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	st, err := trace.Calls(ctx, x.g, x.k, x.sys, &trace.CallsOptions{PIDs: []int{opens.PID}, Engine: "trap", Count: 60}, func(c *event.Call) error {
+		if c.PID != opens.PID || c.Func != "__x64_sys_"+c.Name {
+			t.Errorf("record %+v", c)
+		}
+		switch {
+		case c.Event != event.Joined:
+		case c.Name == "openat" && c.Args[1].Text == `"/etc/hostname"`:
+			seen++
+			if c.RetText != fmt.Sprintf("%d</etc/hostname>", c.Ret) || c.Args[2].Text != "O_RDONLY|O_CLOEXEC" {
+				t.Errorf("openat: %+v", c)
+			}
+		case c.Name == "close" && (c.Ret != 0 || c.Args[0].Text != fmt.Sprintf("%d</etc/hostname>", c.Args[0].Value)):
+			t.Errorf("close: %+v", c)
+		}
+		return nil
+	})
+	if err != nil || seen < 3 || st.Events == 0 || st.PerFunc["__x64_sys_openat"] < uint64(seen) {
+		t.Errorf("%d calls of openat; %+v, %v", seen, st, err)
 	}
 	vmtest.Healthy(t, x.vm)
 }
