@@ -132,6 +132,7 @@ type Stats struct {
 	Unreturned uint64        // calls given up: the thread ended or unwound past them, or the engine stopped first
 	Stray      uint64        // stops that belonged to no call of interest
 	Lost       uint64        // records lost
+	Stalls     uint64        // how often the guest's threads gave up waiting for us
 	Stopped    time.Duration // how long the guest stood still for us
 }
 

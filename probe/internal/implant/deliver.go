@@ -66,6 +66,9 @@ func (r *run) turn(ctx context.Context) (int, error) {
 	}
 	r.now = time.Now()
 	n, err := r.ring.read(batch, r.record)
+	if n > 0 {
+		r.account()
+	}
 	if err != nil {
 		return n, err
 	}
@@ -87,6 +90,7 @@ func (r *run) stillOurs() error {
 	}
 	silent, err := r.p.m.load(hdrSilent)
 	if err == nil && silent != 0 {
+		r.stalls++
 		err = r.p.m.store(hdrSilent, 0) // we are back
 	}
 	return err

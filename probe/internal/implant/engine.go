@@ -104,7 +104,7 @@ func (e *Engine) present() ([]engine.Wanted, filter, int) {
 func (e *Engine) Run(ctx context.Context, h engine.Handler) error {
 	r := &run{e: e, h: h, life: lifeOf(ctx, e.cfg.Guest)}
 	r.clock.perSecond = staleTicks(e.cfg.Facts) / staleSeconds
-	defer r.account()
+	defer r.end()
 	if err := r.plant(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -168,7 +168,8 @@ type run struct {
 
 	entries, returns uint64
 	stood            time.Duration
-	lost             uint64
+	lost, lostBefore uint64 // as the guest counts, since it was planted
+	stalls           uint64
 }
 
 // account adds the run's counters to the engine's.
@@ -179,9 +180,17 @@ func (r *run) account() {
 	s.Entries += r.entries
 	s.Returns += r.returns
 	s.Stopped += r.stood
-	s.Unreturned += r.calls.lost + uint64(r.calls.open)
-	s.Lost += r.lost
-	r.entries, r.returns, r.stood, r.calls.lost, r.lost = 0, 0, 0, 0, 0
+	s.Unreturned += r.calls.lost
+	s.Lost += r.lost - r.lostBefore
+	s.Stalls += r.stalls
+	r.lostBefore = r.lost
+	r.entries, r.returns, r.stood, r.calls.lost, r.stalls = 0, 0, 0, 0, 0
+}
+
+// end does the same for the last time.
+func (r *run) end() {
+	r.calls.giveUp()
+	r.account()
 }
 
 func (r *run) plant(ctx context.Context) error {
@@ -199,6 +208,7 @@ func (r *run) plant(ctx context.Context) error {
 	err = errors.Join(err, m.release())
 	r.stood += m.stood
 	r.version, r.filter = version, filter
+	r.lost, r.lostBefore = 0, 0
 	if r.p != nil {
 		r.ring = newRing(r.p.m, r.p.l, len(fns))
 	}

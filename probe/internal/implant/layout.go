@@ -17,6 +17,7 @@ const (
 	hdrLost      = 192
 	hdrSilent    = 200
 	hdrFiltered  = 208
+	hdrInside    = 216
 	hdrMode      = 256
 	hdrNComms    = 260
 	hdrNUIDs     = 264

@@ -132,7 +132,7 @@ func TestLayoutMatchesHeader(t *testing.T) {
 	want := map[string]int{
 		"O(header,magic)": hdrMagic, "O(header,nslots)": hdrSlots, "O(header,size)": hdrSize, "O(header,code)": hdrCode,
 		"O(header,head)": hdrHead, "O(header,tail)": hdrTail, "O(header,heartbeat)": hdrHeartbeat, "O(header,stop)": hdrStop,
-		"O(header,stale)": hdrStale, "O(header,lost)": hdrLost, "O(header,silent)": hdrSilent, "O(header,filtered)": hdrFiltered,
+		"O(header,stale)": hdrStale, "O(header,lost)": hdrLost, "O(header,silent)": hdrSilent, "O(header,filtered)": hdrFiltered, "O(header,inside)": hdrInside, "HEADER_INSIDE": hdrInside,
 		"O(header,mode)": hdrMode, "O(header,ncomms)": hdrNComms, "O(header,nuids)": hdrNUIDs, "O(header,uids)": hdrUIDs,
 		"O(header,comms)": hdrComms, "sizeof(struct header)": hdrEnd, "HEADER_MAGIC": headerMagic,
 		"MODE_LOSSLESS": modeLossless, "MODE_TGID": modeTGID, "MODE_TID": modeTID, "MODE_COMM": modeComm, "MODE_UID": modeUID,

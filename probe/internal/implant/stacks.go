@@ -73,6 +73,9 @@ func stackSize(f Facts) uint64 {
 func (s *stacks) look() (*verdict, error) {
 	v := &verdict{}
 	s.seen = map[arch.GVA]bool{}
+	if n := s.m.word(s.c.data + hdrInside); n != 0 {
+		v.busy = append(v.busy, fmt.Sprintf("%d threads by its own count", n))
+	}
 	for cpu := range s.m.g.CPUs() {
 		if err := s.processor(cpu, v); err != nil {
 			return nil, err
@@ -144,8 +147,8 @@ func (s *stacks) thread(task arch.GVA, v *verdict) error {
 		return nil // it has ended, or was never there
 	}
 	on, _ := s.m.as.ReadUint32(task + arch.GVA(s.onRunqueue))
-	// What is not on a run queue sleeps, and the implant never does: addresses
-	// of its inside are leftovers in frames that did not overwrite them.
+	// What is not on a run queue sleeps, and the implant never does. (Since 6.12
+	// sleepers may stay on their queue for a while.)
 	return s.scan(arch.GVA(sp), arch.GVA(stack+s.size), on != 0, task, v)
 }
 
@@ -169,15 +172,21 @@ func (s *stacks) processor(cpu int, v *verdict) error {
 	if r.User() || stack == 0 {
 		return nil
 	}
+	if w := s.m.word(arch.GVA(r.RSP)); s.c.inner(w) {
+		v.busy = append(v.busy, fmt.Sprintf("processor %d returns to %#x", cpu, w))
+	}
 	if r.RSP < stack || r.RSP >= stack+s.size {
 		// On an interrupt's stack: let it finish.
-		v.busy = append(v.busy, fmt.Sprintf("processor %d on another stack", cpu))
+		v.busy = append(v.busy, fmt.Sprintf("processor %d is on another stack", cpu))
 		return nil
 	}
 	return s.scan(arch.GVA(r.RSP), arch.GVA(stack+s.size), true, task, v)
 }
 
-// scan looks at the words from sp to the end of a stack.
+// scan looks at the words from sp to the end of a stack. Of those that point
+// into the implant some are return addresses of wrapped functions; some say
+// where a thread was interrupted; and all others matter only while a thread is
+// inside by the implant's own count, and are leftovers otherwise.
 func (s *stacks) scan(sp, end arch.GVA, mayRun bool, task arch.GVA, v *verdict) error {
 	sp &^= 7
 	s.buf = slices.Grow(s.buf[:0], int(s.size))[:end-sp]
@@ -187,14 +196,42 @@ func (s *stacks) scan(sp, end arch.GVA, mayRun bool, task arch.GVA, v *verdict) 
 	}
 	for off := 0; off+8 <= n; off += 8 {
 		w := binary.LittleEndian.Uint64(s.buf[off:])
-		switch {
-		case !s.c.contains(w):
-		case s.c.returnsHere(w):
+		if s.c.returnsHere(w) {
 			v.returns = append(v.returns, sp+arch.GVA(off))
-		case mayRun:
+		}
+		if mayRun && s.insideAt(s.buf[:n], off, uint64(sp)) {
 			pid, _ := s.m.as.ReadUint32(task + arch.GVA(s.pidOff))
-			v.busy = append(v.busy, fmt.Sprintf("thread %d has %#x on its stack", pid, w))
+			v.busy = append(v.busy, fmt.Sprintf("thread %d was interrupted at %#x", pid, w))
 		}
 	}
 	return nil
+}
+
+// insideAt reports whether at offset off of the stack p, which begins at sp,
+// lies the frame of an interrupt that hit the implant, or a return thunk of the
+// kernel on its way back into the implant.
+func (s *stacks) insideAt(p []byte, off int, sp uint64) bool {
+	if !interrupted(p[off:], sp+uint64(off)) {
+		return false
+	}
+	if s.c.contains(le64(p[off:])) {
+		return true
+	}
+	at := le64(p[off+24:]) - sp
+	return at+8 <= uint64(len(p)) && s.c.inner(le64(p[at:]))
+}
+
+// kernelCS is __KERNEL_CS of x86-64.
+const kernelCS = 0x10
+
+// interrupted reports whether p, which lies at address at and begins with an
+// instruction's address, is what a processor pushes when it is interrupted in
+// the kernel: ip, cs, flags, sp, ss. The stack pointer was aligned before that,
+// to 16 bytes, or 64 with FRED, which also uses the upper half of cs.
+func interrupted(p []byte, at uint64) bool {
+	if len(p) < 40 {
+		return false
+	}
+	cs, flags, sp := le64(p[8:]), le64(p[16:]), le64(p[24:])
+	return cs&0xffff == kernelCS && flags&2 != 0 && sp >= at+40 && sp < at+40+64
 }

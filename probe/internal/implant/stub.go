@@ -74,6 +74,9 @@ func (c *code) returnsHere(a uint64) bool {
 	return a >= first && a-first < uint64(len(c.sites))*stubSize && (a-first)%stubSize == stubBack
 }
 
+// inner reports whether a lies in the region and is not such a place.
+func (c *code) inner(a uint64) bool { return c.contains(a) && !c.returnsHere(a) }
+
 // stub returns where the jump at site i leads.
 func (c *code) stub(i int) arch.GVA {
 	return c.base + arch.GVA(c.stubs) + arch.GVA(i*stubSize+stubEntry)

@@ -103,7 +103,7 @@ func (r *run) replant(ctx context.Context) error {
 	if err := r.leave(nil); err != nil {
 		return err
 	}
-	r.calls.giveUp()
+	r.end()
 	r.points, r.p = nil, nil
 	if err := r.plant(ctx); err != nil {
 		return fmt.Errorf("plant more functions: %w", err)

@@ -26,7 +26,8 @@ struct header {
 	u64 lost;	/* 192: records dropped because the ring was full */
 	u64 silent;	/* 200: waiting ended by a stale heartbeat: no more records */
 	u64 filtered;	/* 208: entries that no filter let pass (racy count) */
-	u64 reserved3[5];
+	u64 inside;	/* 216: threads between the begin and the end of a trampoline */
+	u64 reserved3[4];
 	u32 mode;	/* 256: MODE_* */
 	u32 ncomms;	/* 260 */
 	u32 nuids;	/* 264 */
@@ -34,6 +35,8 @@ struct header {
 	u32 uids[12];	/* 272 */
 	u64 comms[8][2];/* 320 */
 };
+
+#define HEADER_INSIDE	216
 
 #define HEADER_MAGIC	0x31746e616c706d69ul	/* "implant1" */
 

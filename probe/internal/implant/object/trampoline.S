@@ -10,6 +10,8 @@
  * argument registers are kept. At its return only rax and rdx live, besides the
  * registers that a callee keeps, which the C functions keep too.
  */
+#define HEADER_INSIDE 216		/* struct header, implant.h */
+
 	.text
 	.globl vt_enter_trampoline, vt_leave_trampoline, vt_plain_return
 
@@ -19,6 +21,8 @@ vt_plain_return:
 	int3
 
 vt_enter_trampoline:
+	movabsq	$vt_data, %r10
+	lock incq HEADER_INSIDE(%r10)
 	pushq	%r9
 	pushq	%r8
 	pushq	%rcx
@@ -34,6 +38,8 @@ vt_enter_trampoline:
 	popq	%rcx
 	popq	%r8
 	popq	%r9
+	movabsq	$vt_data, %r10
+	lock decq HEADER_INSIDE(%r10)
 	cmpl	$2, %eax		/* ACT_SKIP */
 	je	1f
 	jmp	__x86_return_thunk
@@ -43,6 +49,8 @@ vt_enter_trampoline:
 	jmp	__x86_return_thunk
 
 vt_leave_trampoline:
+	movabsq	$vt_data, %r10
+	lock incq HEADER_INSIDE(%r10)
 	pushq	%rdx
 	pushq	%rax
 	movq	%rsp, %rdi
@@ -50,6 +58,8 @@ vt_leave_trampoline:
 	call	vt_leave
 	popq	%rax
 	popq	%rdx
+	movabsq	$vt_data, %r10
+	lock decq HEADER_INSIDE(%r10)
 	addq	$vt_frame_size, %rsp
 	jmp	__x86_return_thunk
 	.section .note.GNU-stack,"",@progbits
