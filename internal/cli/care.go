@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,7 +22,7 @@ guest's gdbstub, or another vitrine has its monitor, repair refuses.`,
 		Example: "  vitrine repair vm1",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return e.withGuest(c.Context(), args[0], func(s *app.Session) error {
+			return e.withGuest(c.Context(), args[0], func(_ context.Context, s *app.Session) error {
 				found, err := s.Repair(c.Context())
 				if err == nil && len(found) == 0 {
 					fmt.Fprintln(e.stderr, "vitrine: nothing was left in the guest")

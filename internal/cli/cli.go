@@ -157,25 +157,28 @@ func cacheDir() string {
 	return d + "/vitrine"
 }
 
+// onGuest is what a command does with the guest that it has reached.
+type onGuest func(ctx context.Context, s *app.Session) error
+
 // withGuest reaches the guest that target names, and closes it after f.
-func (e *env) withGuest(ctx context.Context, target string, f func(*app.Session) error) (err error) {
+func (e *env) withGuest(ctx context.Context, target string, f onGuest) (err error) {
 	s, err := app.Attach(ctx, target, e.options())
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	return f(s)
+	return f(ctx, s)
 }
 
 // withSystem is withGuest for commands that need the operating system
-// understood.
-func (e *env) withSystem(ctx context.Context, target string, f func(*app.Session) error) error {
-	return e.withGuest(ctx, target, func(s *app.Session) error {
+// understood. They end when it does.
+func (e *env) withSystem(ctx context.Context, target string, f onGuest) error {
+	return e.withGuest(ctx, target, func(ctx context.Context, s *app.Session) error {
 		if err := s.Identify(ctx); err != nil {
 			return err
 		}
 		e.progress.done()
-		return f(s)
+		return s.WhileAlive(ctx, func(ctx context.Context) error { return f(ctx, s) })
 	})
 }
 

@@ -63,7 +63,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 		return ctx.Err()
 	}
 	d.tell("It runs as an ordinary QEMU with nothing but a QMP socket for us:\n  " + strings.Join(d.guest.Command(), " "))
-	return d.withSystem(ctx, d.guest.Target(), func(s *app.Session) error {
+	return d.withSystem(ctx, d.guest.Target(), func(ctx context.Context, s *app.Session) error {
 		d.session = s
 		return d.tour(ctx)
 	})

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -21,7 +22,7 @@ and not found is listed as missing. The guest is not stopped.`,
 		Example: "  vitrine info vm1",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return e.withSystem(c.Context(), args[0], func(s *app.Session) error {
+			return e.withSystem(c.Context(), args[0], func(_ context.Context, s *app.Session) error {
 				info := s.Info()
 				if e.json {
 					return e.out.record(info)

@@ -16,8 +16,8 @@ func (e *env) modulesCmd() *cobra.Command {
 		Example: "  vitrine modules vm1",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return e.withSystem(c.Context(), args[0], func(s *app.Session) error {
-				return e.modules(c.Context(), s)
+			return e.withSystem(c.Context(), args[0], func(ctx context.Context, s *app.Session) error {
+				return e.modules(ctx, s)
 			})
 		},
 	}
@@ -38,8 +38,8 @@ func (e *env) processCmd(c *cobra.Command, run func(context.Context, *app.Sessio
 		if err != nil {
 			return err
 		}
-		return e.withSystem(c.Context(), args[0], func(s *app.Session) error {
-			return run(c.Context(), s, pid)
+		return e.withSystem(c.Context(), args[0], func(ctx context.Context, s *app.Session) error {
+			return run(ctx, s, pid)
 		})
 	}
 	return c

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"iter"
 	"slices"
 	"strconv"
@@ -24,8 +25,8 @@ standard error and the list goes on.`,
 		Example: "  vitrine ps vm1\n  vitrine ps vm1 --tree --no-kthreads\n  vitrine ps vm1 --json | jq -r 'select(.uid == 0) | .exe'",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return e.withSystem(c.Context(), args[0], func(s *app.Session) error {
-				return e.ps(s.Processes(c.Context(), f.threads), f)
+			return e.withSystem(c.Context(), args[0], func(ctx context.Context, s *app.Session) error {
+				return e.ps(s.Processes(ctx, f.threads), f)
 			})
 		},
 	}
@@ -193,9 +194,9 @@ func (e *env) currentCmd() *cobra.Command {
 		Example: "  vitrine current vm1",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return e.withSystem(c.Context(), args[0], func(s *app.Session) error {
+			return e.withSystem(c.Context(), args[0], func(ctx context.Context, s *app.Session) error {
 				t := newTable(">VCPU", ">PID", ">TID", "NAME", "TASK")
-				return show(e, s.Current(c.Context()), t, func(r event.Current) {
+				return show(e, s.Current(ctx), t, func(r event.Current) {
 					t.add(r.VCPU, r.PID, r.TID, quote(r.Name), r.Task)
 				})
 			})

@@ -44,13 +44,13 @@ exit status is 1. With --json every piece is an object with addr and hex.`,
 			if from.Physical {
 				open = e.withGuest
 			}
-			return open(c.Context(), args[0], func(s *app.Session) error {
-				m, err := s.Memory(c.Context(), from)
+			return open(c.Context(), args[0], func(ctx context.Context, s *app.Session) error {
+				m, err := s.Memory(ctx, from)
 				if err != nil {
 					return err
 				}
 				e.progress.done()
-				return e.dump(c.Context(), m, n)
+				return e.dump(ctx, m, n)
 			})
 		},
 	}

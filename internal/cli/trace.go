@@ -38,11 +38,13 @@ Engines: 'trap' plants breakpoints through the hypervisor; the guest stands
 still for a moment at each call ('sync' delivery). 'implant' puts code of ours
 into the guest's kernel that writes records, which are read while the guest
 runs on ('stream' delivery); what was not recorded of a call says so. 'auto' is
-trap. How slow a traced call becomes depends on the engine: name the calls you
+trap: it works for every function and changes nothing in the guest's kernel but
+breakpoints. How slow a traced call becomes depends on the engine: name the calls you
 want rather than tracing all.
 
 A trace ends at --count, at --duration, at Ctrl-C, or when the reader of its
-output goes away. On every way out the breakpoints are taken out first. A slow
+output goes away. On every way out the breakpoints, or the implant's code, are
+taken out first; after a kill -9 'vitrine repair' does it. A slow
 reader makes traced threads of the guest wait; nothing is dropped.`,
 		Example: "  vitrine trace vm1 -e openat,execve\n  vitrine trace vm1 -e all --comm sshd --duration 10s --stats\n  vitrine trace vm1 -e openat --json | jq -r '.args[1].text'",
 		Args:    cobra.ExactArgs(1),
@@ -51,8 +53,8 @@ reader makes traced threads of the guest wait; nothing is dropped.`,
 			if err != nil {
 				return err
 			}
-			return e.withSystem(c.Context(), args[0], func(s *app.Session) error {
-				return e.trace(c.Context(), s, opts, f.silent, f.stats)
+			return e.withSystem(c.Context(), args[0], func(ctx context.Context, s *app.Session) error {
+				return e.trace(ctx, s, opts, f.silent, f.stats)
 			})
 		},
 	}

@@ -3,6 +3,7 @@ package cli_test
 import (
 	"bytes"
 	"context"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -185,4 +186,34 @@ func TestTraceRefusesToStop(t *testing.T) {
 		t.Errorf("status %d\n%s", status, tr.stderr)
 	}
 	vmtest.Healthy(t, vm)
+}
+
+// A guest that restarts while it is read fails the command: what was read
+// belongs to no one system.
+func TestReadingAGuestThatRestarts(t *testing.T) {
+	vm := vmtest.Boot(t, &testvm.Options{})
+	c := command(t, "read", target(vm), "_text", "8M")
+	var stderr bytes.Buffer
+	c.Stderr = &stderr
+	stdout, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stdout.Read(make([]byte, 1)); err != nil { // it now waits for us to read on
+		t.Fatalf("%v\n%s", err, &stderr)
+	}
+	if _, err := vm.Execute(t.Context(), "system_reset", nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := vm.Running(t.Context()); err != nil { // QEMU answers when the reset has been done
+		t.Fatal(err)
+	}
+	n, err := io.Copy(io.Discard, stdout)
+	_ = c.Wait()
+	if status := exitStatus(c); err != nil || status != 1 || !strings.Contains(stderr.String(), "guest was reset") {
+		t.Errorf("status %d after %d bytes (%v)\n%s", status, n, err, &stderr)
+	}
 }

@@ -25,8 +25,8 @@ import (
 // guests make it more.
 const bootTime = 10 * time.Minute
 
-// Skip ends the test, saying why and on which condition it would run. It is the only way to skip a test of a real
-// guest.
+// Skip ends the test, saying why and on which condition it would run. Tests of real guests skip by it, so
+// that both are always told.
 func Skip(t testing.TB, reason, condition string) {
 	t.Helper()
 	t.Skipf("skipped: %s; it runs %s", reason, condition)
