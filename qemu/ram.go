@@ -262,8 +262,18 @@ func (m *machine) reach(ctx context.Context, spans []span, proc host.Process) er
 	return nil
 }
 
+// anchor returns an address of the span that shows its block at any time: below
+// 1 MiB a PC may have ROM in front of the RAM, see fillShadow.
+func (s span) anchor() uint64 {
+	if s.start < shadowEnd && s.end() > shadowEnd {
+		return shadowEnd
+	}
+	return s.start
+}
+
 func (m *machine) reachPiece(ctx context.Context, pc *piece, vmas []host.VMA) error {
-	hva, err := m.hostAddress(ctx, pc.start)
+	hva, err := m.hostAddress(ctx, pc.anchor())
+	hva -= pc.anchor() - pc.start
 	if err != nil {
 		if pc.main {
 			return fmt.Errorf("locate guest RAM %s: %w", pc.block, err)

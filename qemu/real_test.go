@@ -175,6 +175,29 @@ func compareWithMonitor(t *testing.T, m *machine) {
 	}
 }
 
+// Before firmware has run, ROM lies in front of the RAM below 1 MiB; the RAM
+// above is found all the same.
+func TestAttachBeforeFirmwareRuns(t *testing.T) {
+	for name, args := range map[string][]string{
+		"anonymous": {"-m", "64"},
+		"q35":       {"-M", "q35", "-m", "64"},
+		"memfd":     {"-m", "64", "-object", "memory-backend-memfd,id=m0,size=64M,share=on", "-machine", "memory-backend=m0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := startQEMU(t, append(args, "-S")...).backend(t, nil)
+			for _, a := range []uint64{0x1000, 0x100000, 0x200000, 64<<20 - 16} {
+				want, got := fmt.Appendf(nil, "mark at %8x", a), make([]byte, 16)
+				if err := m.mem.write(want, a); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := m.readByMonitor(got, a); err != nil || string(got) != string(want) {
+					t.Errorf("at %#x we wrote %q, QEMU says %q, %v", a, want, got, err)
+				}
+			}
+		})
+	}
+}
+
 func TestReadingDoesNotStopTheGuest(t *testing.T) {
 	e := startQEMU(t, "-m", "64", "-smp", "2")
 	g := e.attach(t, nil)
