@@ -11,8 +11,8 @@ import (
 	"github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/arch"
 	"github.com/vitrine-vmi/vitrine/internal/testvm"
+	"github.com/vitrine-vmi/vitrine/internal/testvm/ostruth"
 	"github.com/vitrine-vmi/vitrine/internal/testvm/vmtest"
-	"github.com/vitrine-vmi/vitrine/internal/testvm/wire"
 	"github.com/vitrine-vmi/vitrine/kernel"
 	"github.com/vitrine-vmi/vitrine/osi"
 	_ "github.com/vitrine-vmi/vitrine/osi/linux"
@@ -76,7 +76,7 @@ func TestRealGuests(t *testing.T) {
 			vmtest.Spawn(t, vm, "threads", "threads", "20")
 			unmoved := vmtest.NoStops(t, vm)
 			g, sys := look(t, vm)
-			truth := truthOf(t, vm)
+			truth := ostruth.Of(t, vm)
 			providertest.Test(t, sys, truth)
 			hasLibraries(t, truth, dynamic.PID)
 			for cpu := range g.CPUs() {
@@ -88,69 +88,6 @@ func TestRealGuests(t *testing.T) {
 			unmoved()
 		})
 	}
-}
-
-// truthOf asks the guest twice and keeps what was the same both times.
-func truthOf(t *testing.T, vm *testvm.VM) *providertest.Truth {
-	t.Helper()
-	first, second := vmtest.Truth(t, vm), vmtest.Truth(t, vm)
-	truth := &providertest.Truth{StartTolerance: 11 * time.Millisecond, Modules: []osi.Module{}}
-	for _, m := range second.Modules {
-		truth.Modules = append(truth.Modules, osi.Module{Name: m.Name, Base: arch.GVA(m.Base), Size: m.Size})
-	}
-	for i := range second.Procs {
-		p := &second.Procs[i]
-		q := first.Find(p.PID)
-		// Workers of the kernel's workqueues come and go, and the reporter works while it reports.
-		if q == nil || !p.Stable || p.PID == second.Reporter || strings.HasPrefix(p.Comm(), "kworker/") {
-			continue
-		}
-		truth.Processes = append(truth.Processes, processOf(t, second, p, q.State()))
-	}
-	if len(truth.Processes) < 20 {
-		t.Fatalf("the guest tells of %d stable processes of %d, want at least 20", len(truth.Processes), len(second.Procs))
-	}
-	return truth
-}
-
-func processOf(t *testing.T, truth *wire.Truth, p *wire.Proc, otherState string) providertest.Process {
-	t.Helper()
-	tick := time.Second / time.Duration(truth.ClockHz)
-	out := providertest.Process{
-		PID: p.PID, PPID: p.PPID(), Name: p.Comm(), Exe: string(p.Exe), Args: p.Args(),
-		UID: uint32(p.UID()), GID: uint32(p.GID()), States: p.State() + otherState,
-		KThread: p.KThread(), Threads: p.Threads(), Cwd: string(p.Cwd),
-		Start:    time.Unix(0, truth.BootNS).Add(time.Duration(p.StartTicks()) * tick),
-		StartBrk: arch.GVA(p.StartBrk()), Stack: arch.GVA(p.StartStack()),
-		Mappings: mappingsOf(t, p), Files: []osi.File{},
-	}
-	for _, task := range p.Tasks {
-		out.TIDs = append(out.TIDs, task.TID)
-	}
-	slices.Sort(out.TIDs)
-	for _, f := range p.FDs {
-		out.Files = append(out.Files, osi.File{FD: f.FD, Path: string(f.Link), Pos: f.Pos, Flags: uint32(f.Flags)})
-	}
-	return out
-}
-
-func mappingsOf(t *testing.T, p *wire.Proc) []osi.Mapping {
-	t.Helper()
-	ms, err := p.Mappings()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := []osi.Mapping{}
-	for _, m := range ms {
-		if m.Name == "[vsyscall]" {
-			continue
-		}
-		out = append(out, osi.Mapping{
-			Range: osi.Range{Start: arch.GVA(m.Start), End: arch.GVA(m.End)}, Perms: m.Perms, Offset: m.Offset,
-			Name: strings.ReplaceAll(m.Name, `\012`, "\n"), Inode: m.Inode,
-		})
-	}
-	return out
 }
 
 // hasLibraries makes sure that the comparison of libraries had something to
