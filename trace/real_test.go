@@ -31,7 +31,7 @@ func TestMain(m *testing.M) { vmtest.Main(m) }
 // guests are the kernels and machines that tracing is tried on: one with a
 // dispatcher of system calls, one without. The environment can narrow them.
 func guests() []testvm.Options {
-	all := []testvm.Options{{Kernel: "6.1-cloud", CPUs: 2, RAM: testvm.SharedMemfd}, {Kernel: "6.12-cloud", CPUs: 2}, {Kernel: "5.10-cloud"}}
+	all := []testvm.Options{{Kernel: "6.1-cloud", CPUs: 2, RAM: testvm.SharedMemfd}, {Kernel: "6.12-cloud"}, {Kernel: "5.10-cloud"}}
 	only := os.Getenv("VITRINE_TEST_KERNELS")
 	if only == "" {
 		return all
