@@ -15,11 +15,11 @@ type stacks struct {
 	m *machine
 	c *code
 
-	size                                 uint64
-	tasks, signal, head, node            uint64
-	stack, sp, onRunqueue, onCPU, pidOff uint64
-	seen                                 map[arch.GVA]bool
-	buf                                  []byte
+	size                          uint64
+	tasks, signal, head, node     uint64
+	stack, sp, onRunqueue, pidOff uint64
+	seen                          map[arch.GVA]bool
+	buf                           []byte
 }
 
 // Bounds for the guest's lists.
