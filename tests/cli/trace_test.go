@@ -70,6 +70,26 @@ func (tr *tracing) wait() int {
 	return exitStatus(tr.cmd)
 }
 
+// spawn starts a workload that has the name of its kind. It ends with
+// leftAsFound, or when the next test takes the guest.
+func spawn(t *testing.T, vm *testvm.VM, kind string) {
+	t.Helper()
+	if _, err := vm.Spawn(t.Context(), kind, kind); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// leftAsFound ends all workloads, so that the guest has time for us, and looks
+// whether anything of ours is left in it.
+func leftAsFound(t *testing.T, vm *testvm.VM, text *vmtest.TextSnapshot) {
+	t.Helper()
+	if err := vm.Quiet(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	text.Unchanged(t)
+	vmtest.Healthy(t, vm)
+}
+
 // The calls that a process makes come out as it made them: names, paths,
 // results, in the order of each thread.
 func TestTraceShowsWhatAProcessDoes(t *testing.T) {
@@ -80,8 +100,8 @@ func TestTraceShowsWhatAProcessDoes(t *testing.T) {
 
 func traceShows(t *testing.T, engine, delivery string) {
 	vm := guest(t)
-	s := vmtest.Spawn(t, vm, "sequence", "seq", "2", "4")
 	text := vmtest.SnapshotText(t, vm)
+	s := vmtest.Spawn(t, vm, "sequence", "seq", "2", "4")
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	from := len(vm.Events(0))
@@ -160,8 +180,8 @@ func TestTraceEndedBySignals(t *testing.T) {
 	} {
 		t.Run(c.engine+" "+c.sig.String(), func(t *testing.T) {
 			vm := guest(t)
-			vmtest.Spawn(t, vm, "load", "load")
 			text := vmtest.SnapshotText(t, vm)
+			spawn(t, vm, "load")
 			tr := startTrace(t, vm, "-e", "openat,close,execve,exit_group", "--engine", c.engine)
 			start := time.Now()
 			for range 3 {
@@ -178,8 +198,7 @@ func TestTraceEndedBySignals(t *testing.T) {
 			if status != c.want {
 				t.Errorf("status %d, want %d\n%s", status, c.want, tr.stderr)
 			}
-			text.Unchanged(t)
-			vmtest.Healthy(t, vm)
+			leftAsFound(t, vm, text)
 		})
 	}
 }
@@ -193,9 +212,9 @@ func TestRepairAfterKill(t *testing.T) {
 
 func repairAfterKill(t *testing.T, engine string) {
 	vm := guest(t)
-	vmtest.Spawn(t, vm, "open", "opener")
 	text := vmtest.SnapshotText(t, vm)
-	before := vmtest.Rate(t, vm, "opener", 2*time.Second)
+	spawn(t, vm, "open")
+	before := vmtest.Rate(t, vm, "open", 2*time.Second)
 	tr := startTrace(t, vm, "-e", "openat,close", "--engine", engine)
 	if err := tr.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
@@ -208,14 +227,19 @@ func repairAfterKill(t *testing.T, engine string) {
 		t.Fatalf("repair: status %d, found %q\n%s", r.status, r.stdout, r.stderr)
 	}
 	t.Logf("repair found: %s", r.stdout)
-	text.Unchanged(t)
-	vmtest.Healthy(t, vm)
-	if after := vmtest.Rate(t, vm, "opener", 2*time.Second); after < before/4 {
+	after := 0.0
+	for range 10 { // a busy host holds it up too, now and then
+		if after = max(after, vmtest.Rate(t, vm, "open", 2*time.Second)); after >= before/4 {
+			break
+		}
+	}
+	if after < before/4 {
 		t.Errorf("the workload does %.0f/s, %.0f/s before: it is still held up", after, before)
 	}
 	if r := run(t, "repair", "--json", target(vm)); r.status != 0 || r.stdout != "" {
 		t.Errorf("a second repair: status %d, found %q", r.status, r.stdout)
 	}
+	leftAsFound(t, vm, text)
 }
 
 // A reader that has had enough ends the trace, and that is success.
