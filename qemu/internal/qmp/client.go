@@ -49,7 +49,7 @@ type Client struct {
 	onEvent func(Event) // called by the reader, in order; nil to drop events
 	done    chan struct{}
 
-	writeMu sync.Mutex // held while a command is written
+	writing chan struct{} // holds one while a command is written; a mutex that a context can end the wait for
 
 	mu      sync.Mutex // guards the following fields
 	nextID  uint64
@@ -74,7 +74,7 @@ type message struct {
 // command mode. It then owns conn; after an error conn is closed. onEvent may
 // be nil; it is called from one goroutine and must not call the client.
 func Open(ctx context.Context, conn net.Conn, greeting time.Duration, onEvent func(Event)) (*Client, error) {
-	c := &Client{conn: conn, onEvent: onEvent, done: make(chan struct{}), waiting: map[uint64]chan message{}}
+	c := &Client{conn: conn, onEvent: onEvent, done: make(chan struct{}), writing: make(chan struct{}, 1), waiting: map[uint64]chan message{}}
 	in := newMessages(conn)
 	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
 	conn.SetReadDeadline(time.Now().Add(greeting))
@@ -115,7 +115,7 @@ func (c *Client) Execute(ctx context.Context, command string, args, reply any) e
 		return fmt.Errorf("%s: %w", command, err)
 	}
 	defer c.forget(id)
-	if err := c.send(id, command, args); err != nil {
+	if err := c.send(ctx, id, command, args); err != nil {
 		return fmt.Errorf("%s: %w", command, err)
 	}
 	select {
@@ -174,7 +174,7 @@ func (c *Client) forget(id uint64) {
 	delete(c.waiting, id)
 }
 
-func (c *Client) send(id uint64, command string, args any) error {
+func (c *Client) send(ctx context.Context, id uint64, command string, args any) error {
 	b, err := json.Marshal(struct {
 		Execute   string `json:"execute"`
 		Arguments any    `json:"arguments,omitempty"`
@@ -183,13 +183,38 @@ func (c *Client) send(id uint64, command string, args any) error {
 	if err != nil {
 		return err
 	}
-	c.writeMu.Lock()
-	defer c.writeMu.Unlock()
-	if _, err := c.conn.Write(append(b, '\n')); err != nil {
-		c.end(fmt.Errorf("%w: %w", ErrClosed, err))
+	select {
+	case c.writing <- struct{}{}:
+	case <-c.done:
 		return c.Err()
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	return nil
+	defer func() { <-c.writing }()
+	return c.write(ctx, append(b, '\n'))
+}
+
+// write writes b until ctx ends: a QEMU that is stopped does not read, and its
+// socket fills up. After a part of b the connection is of no more use.
+func (c *Client) write(ctx context.Context, b []byte) error {
+	late := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		c.conn.SetWriteDeadline(time.Unix(1, 0))
+		close(late)
+	})
+	n, err := c.conn.Write(b)
+	if !stop() {
+		<-late
+		c.conn.SetWriteDeadline(time.Time{})
+	}
+	switch {
+	case err == nil:
+		return nil
+	case n == 0 && ctx.Err() != nil:
+		return ctx.Err()
+	}
+	c.end(fmt.Errorf("%w: %w", ErrClosed, err))
+	return errors.Join(ctx.Err(), c.Err())
 }
 
 // read is the only reader of the connection once it is in command mode.

@@ -203,3 +203,46 @@ func FuzzMessages(f *testing.F) {
 		t.Error("more messages than bytes")
 	})
 }
+
+// A QEMU that reads nothing, being stopped, holds nobody up beyond the context,
+// neither the one that writes nor those that wait to; later it is used again.
+func TestPeerThatDoesNotRead(t *testing.T) {
+	resume := make(chan struct{})
+	c := open(t, fake(t, greeting, func(_ string, id uint64) string {
+		<-resume
+		return fmt.Sprintf(`{"return": {}, "id": %d}`, id)
+	}), nil)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	failed := make(chan error)
+	for i := range 5 { // the first is read, and not answered
+		go func() { failed <- c.Execute(ctx, fmt.Sprintf("c%d", i), nil, nil) }()
+	}
+	for range 5 {
+		select {
+		case err := <-failed:
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("got %v, want the context's error", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("a command outlives its context")
+		}
+	}
+	close(resume)
+	if err := c.Execute(t.Context(), "again", nil, nil); err != nil {
+		t.Errorf("after the peer goes on: %v", err)
+	}
+}
+
+// A command of which only a part could be written ends the connection.
+func TestPeerThatReadsAPart(t *testing.T) {
+	ours, peer := net.Pipe()
+	defer peer.Close()
+	c := &Client{conn: ours, done: make(chan struct{}), writing: make(chan struct{}, 1), waiting: map[uint64]chan message{}}
+	go peer.Read(make([]byte, 5))
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := c.Execute(ctx, "x", nil, nil); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, ErrClosed) {
+		t.Errorf("got %v, want the context's error and ErrClosed", err)
+	}
+}
