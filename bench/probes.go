@@ -110,7 +110,7 @@ func measureHooked(ctx context.Context, e *env, t *table, name string, start fun
 	}
 	t.add(name+": hits", count(float64(c.hits)/took.Seconds())+"/s", "",
 		fmt.Sprintf("%d in %v, %d lost; guest stopped %.0f%% of the time", c.hits, short(took), c.lost, 100*c.stopped.Seconds()/took.Seconds()))
-	t.add(name+": slowdown", count(before/during)+"x", "", fmt.Sprintf("%s/s rounds untraced, %s/s traced", count(before), count(during)))
+	t.add(name+": slowdown", count(before.wall/during)+"x", "", fmt.Sprintf("%s/s rounds untraced, %s/s traced", count(before.wall), count(during)))
 	return backToSpeed(ctx, e, before)
 }
 
@@ -121,7 +121,8 @@ func (h *hooked) watch(ctx context.Context, e *env) (c counters, during float64,
 		return c, 0, 0, err
 	}
 	start, first := time.Now(), h.look()
-	during, err = e.best(ctx, "bench")
+	best, err := e.best(ctx, "bench")
+	during = best.wall
 	took, c = time.Since(start), h.look().since(first)
 	h.quit()
 	if ended := <-h.ended; ended != nil {
@@ -200,18 +201,18 @@ func startTrace(ctx context.Context, e *env, l *loop, engine probe.Engine) (*hoo
 	return h, nil
 }
 
-// backToSpeed holds that the workload is as fast as it was. A loaded host makes
-// single measurements slow, so there are several, and a wide margin.
-func backToSpeed(ctx context.Context, e *env, before float64) error {
-	var after float64
+// backToSpeed holds that the workload takes as little processor time as before.
+// The first measurements may still see QEMU translate code anew.
+func backToSpeed(ctx context.Context, e *env, before pace) error {
+	var after pace
 	for range 10 {
-		now, err := e.rate(ctx, "bench", e.o.span())
-		if err != nil {
+		var err error
+		if after, err = e.rate(ctx, "bench"); err != nil {
 			return err
 		}
-		if after = max(after, now); after >= before/2 {
+		if after.cpu >= before.cpu/2 {
 			return nil
 		}
 	}
-	return fmt.Errorf("the guest did not get back to speed: %s/s rounds before, %s/s after", count(before), count(after))
+	return fmt.Errorf("the guest did not get back to speed: %s rounds for a second of processor time before, %s after", count(before.cpu), count(after.cpu))
 }
