@@ -73,6 +73,8 @@ func (k *Kernel) modules(l moduleLayout) iter.Seq2[arch.GVA, error] {
 			yield(0, err)
 			return
 		}
+		// The memory of modules is mapped anew when they come and go.
+		k.space.Invalidate()
 		seen := map[arch.GVA]bool{}
 		for at := head; ; {
 			next, err := k.space.ReadPointer(at) // list_head.next is the first member
@@ -181,11 +183,11 @@ func (k *Kernel) moduleTables(m arch.GVA, l moduleLayout) (name string, table []
 // ModuleSymbol returns a symbol of a loaded module by its name. It reads the
 // modules anew each time, since they come and go. The error wraps ErrNoSymbol.
 func (k *Kernel) ModuleSymbol(name string) (Symbol, error) {
-	var failed error
+	var failed error // the first; a guest can make as many as it likes
 	for s, err := range k.ModuleSymbols() {
-		if err != nil {
-			failed = errors.Join(failed, err)
-		} else if s.Name == name {
+		if err != nil && failed == nil {
+			failed = err
+		} else if err == nil && s.Name == name {
 			return s, nil
 		}
 	}

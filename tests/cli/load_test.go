@@ -119,7 +119,6 @@ func traceLoad(t *testing.T, vm *testvm.VM, w *loaded, d time.Duration) string {
 
 // backToSpeed fails the test if the opener stays slower than it was. The host's
 // load comes and goes: untraced it did 446/s in one run and 11852/s in another.
-// What is still held up does some ten a second.
 func backToSpeed(t *testing.T, vm *testvm.VM, before float64) {
 	t.Helper()
 	best := 0.0
