@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/vitrine-vmi/vitrine"
@@ -134,14 +136,26 @@ func (c *control) usable() error {
 // fail records that the connection is of no use any more.
 func (c *control) fail(err error) error {
 	if err != nil && c.broken == nil {
-		select {
-		case <-c.m.mon.done():
+		if c.monitorGone(err) {
 			err = fmt.Errorf("%w: %w", vitrine.ErrGone, err)
-		default:
 		}
 		c.broken = err
 	}
 	return err
+}
+
+// monitorGone reports whether QEMU has ended. Where the stub was closed on us
+// it waits a moment for the monitor.
+func (c *control) monitorGone(err error) bool {
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+		return c.m.ends()
+	}
+	select {
+	case <-c.m.mon.done():
+		return true
+	default:
+		return false
+	}
 }
 
 // sync sends what is queued and reads all replies that are under way.
