@@ -1,6 +1,9 @@
 package probe
 
-import "time"
+import (
+	"maps"
+	"time"
+)
 
 // Stats are counters of a session, over all its runs.
 type Stats struct {
@@ -15,4 +18,28 @@ type Stats struct {
 	Stalls     uint64            // how often callbacks took so long that the guest's threads went on without them (implants: 2 s)
 	Stopped    time.Duration     // how long the guest stood still for us, as seen from here
 	PerFunc    map[string]uint64 // entry hits that passed a filter, per kernel function
+}
+
+// Add adds the counters of o to s; the engine and the delivery become those of
+// o where it has them.
+func (s *Stats) Add(o Stats) {
+	if o.Engine != "" {
+		s.Engine, s.Delivery = o.Engine, o.Delivery
+	}
+	s.Entries += o.Entries
+	s.Returns += o.Returns
+	s.Filtered += o.Filtered
+	s.Unreturned += o.Unreturned
+	s.Stray += o.Stray
+	s.Lost += o.Lost
+	s.Stalls += o.Stalls
+	s.Stopped += o.Stopped
+	sum := maps.Clone(s.PerFunc)
+	if sum == nil {
+		sum = make(map[string]uint64, len(o.PerFunc))
+	}
+	for f, n := range o.PerFunc {
+		sum[f] += n
+	}
+	s.PerFunc = sum
 }

@@ -68,7 +68,8 @@ type Loop struct {
 	k       *kernel.Kernel
 	sys     osi.System
 	probes  *probe.Session
-	planted []Handler // in order of Handle
+	planted []Handler   // in order of Handle
+	past    probe.Stats // of the sessions before a reset
 	running bool
 	stop    context.CancelFunc // ends the present Run
 	closed  bool
@@ -167,11 +168,13 @@ func (l *Loop) HandleAll(table []Handler) error {
 	}
 	var errs []error
 	for _, h := range table {
-		if l.probes == nil {
-			l.planted = append(l.planted, h)
-			continue
+		if l.probes != nil {
+			if err := l.add(h); err != nil {
+				errs = append(errs, err)
+				continue
+			}
 		}
-		errs = append(errs, l.add(h))
+		l.planted = append(l.planted, h)
 	}
 	return errors.Join(errs...)
 }
@@ -231,8 +234,9 @@ func (l *Loop) probe(en entry, h Handler) *probe.Probe {
 // returns nil. It may be called again, one at a time.
 //
 // A panic in a handler ends it with a *probe.PanicError, a reset or the end of
-// the guest with vitrine.ErrReset or vitrine.ErrGone. Handlers whose names the
-// guest does not know end it before it begins.
+// the guest with vitrine.ErrReset or vitrine.ErrGone. After a reset the next
+// Run waits for the guest's system to boot, and plants the handlers in that.
+// Handlers whose names the guest does not know end it before it begins.
 func (l *Loop) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -247,7 +251,22 @@ func (l *Loop) Run(ctx context.Context) error {
 		return err
 	}
 	l.ctx = ctx
-	return l.probes.Run(ctx)
+	err := l.probes.Run(ctx)
+	if errors.Is(err, vitrine.ErrReset) {
+		return errors.Join(err, l.forget())
+	}
+	return err
+}
+
+// forget drops what was known of a system that a reset has ended: the next one
+// lies elsewhere, and may be another. The handlers stay.
+func (l *Loop) forget() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.probes
+	l.past.Add(s.Stats())
+	l.k, l.sys, l.probes = nil, nil, nil
+	return s.Close()
 }
 
 func (l *Loop) begin(cancel context.CancelFunc) error {
@@ -317,10 +336,12 @@ func (l *Loop) Close() error {
 func (l *Loop) Stats() probe.Stats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.probes == nil {
-		return probe.Stats{}
+	sum := probe.Stats{PerFunc: map[string]uint64{}}
+	sum.Add(l.past)
+	if l.probes != nil {
+		sum.Add(l.probes.Stats())
 	}
-	return l.probes.Stats()
+	return sum
 }
 
 // Count returns how many calls were seen since New, in all runs.

@@ -460,3 +460,64 @@ func TestLoopWaitsForABoot(t *testing.T) {
 	}
 	t.Error("nothing was seen")
 }
+
+// After a reset the kernel lies elsewhere. The same loop finds it again, and calls the handlers that it had.
+func TestLoopRunsAgainAfterAReset(t *testing.T) {
+	vm := vmtest.Boot(t, &testvm.Options{Kernel: "6.1-cloud"})
+	g, err := qemu.Attach(t.Context(), vm.QMP, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	loop, err := trace.New(g, nil, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer loop.Close()
+	seen := make(chan struct{}, 1)
+	err = loop.Handle("execve", func(*trace.Event) any {
+		select {
+		case seen <- struct{}{}:
+		default:
+		}
+		return nil
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	round := func(end func()) error {
+		done := make(chan error, 1)
+		go func() { done <- loop.Run(ctx) }()
+		for {
+			select {
+			case err := <-done:
+				t.Fatalf("Run = %v before anything was seen", err)
+			case <-seen:
+				end()
+				return <-done
+			default:
+				if _, err := vm.Run(ctx, "/bin/busybox", "true"); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	err = round(func() {
+		if _, err := vm.HMP(ctx, "system_reset"); err != nil {
+			t.Error(err)
+		}
+	})
+	before := loop.Count()
+	if !errors.Is(err, vitrine.ErrReset) || loop.OSType() != trace.Unknown || before == 0 {
+		t.Fatalf("Run of a guest that is reset = %v, then %v, %d calls", err, loop.OSType(), before)
+	}
+	if err := vm.AwaitBoot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := round(loop.Quit); err != nil || loop.OSType() != trace.Linux || loop.Count() <= before {
+		t.Errorf("Run after the reset = %v, %v, %d calls after %d", err, loop.OSType(), loop.Count(), before)
+	}
+	vmtest.Healthy(t, vm)
+}
