@@ -23,6 +23,9 @@ type Options struct {
 	// best, where the host forbids reading the QEMU process. Without it that
 	// is vitrine.ErrPermission. A QEMU of another host is always read so.
 	AllowSlow bool
+	// Wait is how long Attach and AttachName wait for a QEMU that is only being
+	// started; the context may end it before. 0 is not at all.
+	Wait time.Duration
 }
 
 func (o *Options) orDefault() Options {
@@ -41,6 +44,10 @@ func (o *Options) orDefault() Options {
 //
 // The error wraps vitrine.ErrNotFound, ErrBusy, ErrPermission or ErrGone.
 func Attach(ctx context.Context, qmpPath string, opts *Options) (*vitrine.Guest, error) {
+	return whenThere(ctx, opts, func() (*vitrine.Guest, error) { return attach(ctx, qmpPath, opts) })
+}
+
+func attach(ctx context.Context, qmpPath string, opts *Options) (*vitrine.Guest, error) {
 	o := opts.orDefault()
 	m := &machine{timeout: o.Timeout, allowSlow: o.AllowSlow}
 	s, err := dialMonitor(ctx, qmpPath, o.BusyWait, m.onEvent)
@@ -49,6 +56,23 @@ func Attach(ctx context.Context, qmpPath string, opts *Options) (*vitrine.Guest,
 	}
 	m.mon = s
 	return m.open(ctx, qmpPath)
+}
+
+// whenThere tries to attach until there is something to attach to, or the time
+// to wait for it is over; the error is then that of the last try.
+func whenThere(ctx context.Context, opts *Options, try func() (*vitrine.Guest, error)) (*vitrine.Guest, error) {
+	over := time.Now().Add(opts.orDefault().Wait)
+	for {
+		g, err := try()
+		if !errors.Is(err, vitrine.ErrNotFound) || !time.Now().Before(over) {
+			return g, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w (%w)", err, ctx.Err())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // open learns what QEMU is and where its memory is. It owns the monitor: after

@@ -99,6 +99,10 @@ func isQEMU(p host.Process) bool {
 // offers the nearest names when there is none, and one that names them when
 // there are two.
 func AttachName(ctx context.Context, name string, opts *Options) (*vitrine.Guest, error) {
+	return whenThere(ctx, opts, func() (*vitrine.Guest, error) { return attachName(ctx, name, opts) })
+}
+
+func attachName(ctx context.Context, name string, opts *Options) (*vitrine.Guest, error) {
 	all, err := List(ctx)
 	if err != nil {
 		return nil, err
@@ -162,7 +166,7 @@ func (r Running) attach(ctx context.Context, opts *Options) (*vitrine.Guest, err
 	}
 	var errs []error
 	for _, s := range r.sockets {
-		g, err := Attach(ctx, s, opts)
+		g, err := attach(ctx, s, opts)
 		if err == nil {
 			return g, nil
 		}

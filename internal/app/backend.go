@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"strings"
+	"time"
 
 	"github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/event"
@@ -13,16 +14,17 @@ import (
 )
 
 // openBackend reaches the guest that t names.
-func openBackend(ctx context.Context, t Target) (g *vitrine.Guest, err error) {
+func openBackend(ctx context.Context, t Target, wait time.Duration) (g *vitrine.Guest, err error) {
+	o := &qemu.Options{Wait: wait}
 	switch t.Kind {
 	case TargetImage:
 		return nil, fmt.Errorf("open %q: %w", t.Path, ErrImages)
 	case TargetQMP:
-		g, err = qemu.Attach(ctx, t.Path, nil)
+		g, err = qemu.Attach(ctx, t.Path, o)
 	case TargetPID:
-		g, err = qemu.AttachPID(ctx, t.PID, nil)
+		g, err = qemu.AttachPID(ctx, t.PID, o)
 	default:
-		g, err = qemu.AttachName(ctx, t.Text, nil)
+		g, err = qemu.AttachName(ctx, t.Text, o)
 	}
 	if errors.Is(err, vitrine.ErrBusy) {
 		if who := holders(monitorOf(ctx, t)); len(who) > 0 {

@@ -11,6 +11,9 @@ type Options struct {
 	// Wait is how long to wait for a guest that is still booting. Zero means no
 	// longer than it takes to see that nothing has booted.
 	Wait time.Duration
+	// WaitThere is how long to wait for a guest that does not exist yet. Zero
+	// means that it is not found.
+	WaitThere time.Duration
 	// Progress, if not nil, is told the step that begins.
 	Progress func(step string)
 }

@@ -31,7 +31,7 @@ func Attach(ctx context.Context, target string, opts *Options) (*Session, error)
 	}
 	opts = opts.orDefault()
 	opts.step("reaching the guest")
-	g, err := openBackend(ctx, t)
+	g, err := openBackend(ctx, t, opts.WaitThere)
 	if err != nil {
 		return nil, err
 	}

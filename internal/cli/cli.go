@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"github.com/vitrine-vmi/vitrine/internal/app"
 )
 
@@ -42,6 +43,7 @@ type env struct {
 	json    bool
 	noCache bool
 	wait    time.Duration
+	flags   *pflag.FlagSet // those above
 }
 
 func newEnv(stdin io.Reader, stdout, stderr io.Writer) *env {
@@ -101,7 +103,8 @@ TARGET names a guest:
 	f := c.PersistentFlags()
 	f.BoolVar(&e.json, "json", false, "print one JSON object a line")
 	f.BoolVar(&e.noCache, "no-cache", false, "neither read nor write the cache of kernel facts")
-	f.DurationVar(&e.wait, "wait", 10*time.Second, "how long to wait for a guest that is still starting")
+	f.DurationVar(&e.wait, "wait", 10*time.Second, "how long to wait for a guest that is still starting; given, also for one that does not exist yet")
+	e.flags = f
 	c.AddCommand(e.listCmd(), e.infoCmd(), e.psCmd(), e.currentCmd(), e.modulesCmd(), e.libsCmd(),
 		e.mapsCmd(), e.filesCmd(), e.readCmd(), e.traceCmd(), e.repairCmd(), e.doctorCmd(), e.demoCmd())
 	c.SuggestionsMinimumDistance = 2
@@ -138,6 +141,9 @@ func Command() *cobra.Command {
 // options are the options with which guests are opened.
 func (e *env) options() *app.Options {
 	o := &app.Options{Wait: e.wait, Progress: e.progress.step}
+	if e.flags != nil && e.flags.Changed("wait") { // an unknown name is otherwise told at once
+		o.WaitThere = e.wait
+	}
 	if !e.noCache {
 		o.CacheDir = cacheDir()
 	}
