@@ -20,19 +20,14 @@ import (
 	"github.com/vitrine-vmi/vitrine/qemu"
 )
 
-// noCX16 is a processor on which kernels do without cmpxchg16b, after which the
-// emulator of QEMU 7.2 now and then leaves random bits in RFLAGS: kernels from
-// 6.12 on, which use it for every allocation, then die.
-const noCX16 = "max,-cx16"
-
 // implantGuests are the kernels and machines that implants are tried on; the
 // environment can narrow them.
 func implantGuests() []testvm.Options {
 	all := []testvm.Options{
 		{Kernel: "6.1-cloud", CPUs: 2, RAM: testvm.SharedMemfd},
 		{Kernel: "5.10-cloud", CPUs: 1, RAM: testvm.SharedFile, CPU: "Haswell"}, // 4-level paging and page-table isolation
-		{Kernel: "6.12-cloud", CPUs: 2, CPU: noCX16},
-		{Kernel: "7.2-cloud", CPUs: 2, RAM: testvm.SharedMemfd, CPU: noCX16},
+		{Kernel: "6.12-cloud", CPUs: 2, CPU: vmtest.NoCX16},
+		{Kernel: "7.2-cloud", CPUs: 2, RAM: testvm.SharedMemfd, CPU: vmtest.NoCX16},
 	}
 	only := os.Getenv("VITRINE_TEST_KERNELS")
 	if only == "" {

@@ -25,13 +25,8 @@ const (
 	absentPath  = "/soak/there-is-no-such-file"
 )
 
-// noCX16 is a processor without cmpxchg16b, which Linux's allocator uses where
-// it is there. On a busy host QEMU 7.2, emulating several processors, gets its
-// flags wrong at times, and the guest panics while it boots.
-const noCX16 = "max,-cx16"
-
 // loadedGuest is the guest that is traced under load.
-var loadedGuest = &testvm.Options{Kernel: "6.12-cloud", CPUs: 2, CPU: noCX16}
+var loadedGuest = &testvm.Options{Kernel: "6.12-cloud", CPUs: 2, CPU: vmtest.NoCX16}
 
 // A trace of a guest in which every vCPU forks, opens, executes and exits as
 // fast as it goes shows every call once, with its own result, and leaves the
