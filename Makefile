@@ -3,7 +3,7 @@
 
 GO := scripts/go
 # Packages run two at a time, but only one of them has guests: some tests measure time.
-TESTFLAGS ?= -count=1 -p 2 -timeout 25m
+TESTFLAGS ?= -count=1 -p 2 -timeout 40m
 export VITRINE_TEST_VMS ?= 1
 export CGO_ENABLED = 0
 

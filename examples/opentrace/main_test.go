@@ -17,7 +17,9 @@ import (
 func TestPrintsWhatARunningGuestOpens(t *testing.T) {
 	vm := vmtest.Boot(t, &testvm.Options{Kernel: "6.1-cloud"})
 	text := vmtest.SnapshotText(t, vm)
-	vmtest.Spawn(t, vm, "open", "opener")
+	if _, err := vm.Spawn(t.Context(), "open", "opener"); err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	var out bytes.Buffer

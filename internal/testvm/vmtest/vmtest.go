@@ -21,9 +21,9 @@ import (
 	"github.com/vitrine-vmi/vitrine/internal/testvm/wire"
 )
 
-// bootTime bounds fetching, building and booting. A guest boots in 4 s on a quiet machine; fetching and other tests'
-// guests make it more.
-const bootTime = 10 * time.Minute
+// bootTime bounds waiting for other packages' guests to end, which takes as long as their tests, fetching, building and
+// booting. A guest boots in 4 s on a quiet machine; attemptTime bounds that.
+const bootTime = 30 * time.Minute
 
 // NoCX16 is -cpu max without cmpxchg16b, for guests of two processors and a kernel from 6.12 on: their allocator uses
 // that instruction, and under QEMU 7.2's TCG such guests panic with garbage in RFLAGS, mostly while they boot and with
