@@ -50,6 +50,9 @@ func processOf(t testing.TB, truth *wire.Truth, p *wire.Proc, otherState string)
 		StartBrk: arch.GVA(p.StartBrk()), Stack: arch.GVA(p.StartStack()),
 		Mappings: mappingsOf(t, p), Files: []osi.File{},
 	}
+	if p.KThread() {
+		out.States += "RD" // it may have work, or wait for a lock, at the moment when it is looked at
+	}
 	for _, task := range p.Tasks {
 		out.TIDs = append(out.TIDs, task.TID)
 	}
