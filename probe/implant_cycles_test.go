@@ -125,6 +125,8 @@ func TestImplantStall(t *testing.T) {
 				return nil
 			}, Return: func(*probe.Hit, any) {}})
 			stop := start(t, s, func() bool { return hits.Load() >= 100 })
+			// Under stream delivery the ring takes records for a while; the wait for the host ends 2 s after it is full.
+			time.Sleep(10 * time.Second)
 			var rate float64
 			for end := time.Now().Add(time.Minute); rate < 1000 && time.Now().Before(end); {
 				rate = vmtest.Rate(t, vm, "stalled", time.Second)

@@ -15,7 +15,6 @@ import (
 	"github.com/vitrine-vmi/vitrine/arch"
 	"github.com/vitrine-vmi/vitrine/internal/testvm"
 	"github.com/vitrine-vmi/vitrine/internal/testvm/vmtest"
-	"github.com/vitrine-vmi/vitrine/internal/testvm/wire"
 	"github.com/vitrine-vmi/vitrine/kernel"
 	"github.com/vitrine-vmi/vitrine/probe"
 	"github.com/vitrine-vmi/vitrine/qemu"
@@ -188,7 +187,7 @@ const trapTime = 8 * time.Second
 func testTrapSequence(t *testing.T, o *testvm.Options) {
 	vm := vmtest.Shared(t, o)
 	_, s := trapSession(t, vm.QMP)
-	sequence := vmtest.Spawn(t, vm, "sequence", "seq", "2", "8")
+	sequence := vmtest.Spawn(t, vm, "sequence", "seq", "2", "3")
 	vmtest.Spawn(t, vm, "fork", "fork", "3")
 	w := &watcher{tids: map[int]bool{}, calls: map[int][]*seenCall{}}
 	for _, tid := range sequence.TIDs {
@@ -209,13 +208,9 @@ func testTrapSequence(t *testing.T, o *testvm.Options) {
 		})
 	}
 	end := background(t, vm, s)
-	var want []wire.SeqCall
-	for range 2 {
-		calls, err := vm.Sequence(t.Context(), "seq")
-		if err != nil {
-			t.Fatal(err)
-		}
-		want = append(want, calls...)
+	want, err := vm.Sequence(t.Context(), "seq")
+	if err != nil {
+		t.Fatal(err)
 	}
 	s.Quit()
 	if err := end(); err != nil {
