@@ -95,10 +95,12 @@ func background(t testing.TB, vm *testvm.VM, s *probe.Session) (end func() error
 }
 
 func TestTrapGuests(t *testing.T) {
-	for _, o := range trapGuests() {
+	for i, o := range trapGuests() {
 		t.Run(o.Kernel, func(t *testing.T) {
 			t.Run("pairs", func(t *testing.T) { testTrapPairs(t, &o) })
-			t.Run("sequence", func(t *testing.T) { testTrapSequence(t, &o) })
+			if i == 0 { // it takes minutes on 6.12; package trace follows the same sequence there
+				t.Run("sequence", func(t *testing.T) { testTrapSequence(t, &o) })
+			}
 			t.Run("blocked", func(t *testing.T) { testTrapBlocked(t, &o) })
 			t.Run("skip", func(t *testing.T) { testTrapSkip(t, &o) })
 			t.Run("ends", func(t *testing.T) { testTrapEnds(t, &o) })
