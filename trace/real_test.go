@@ -413,24 +413,31 @@ func testNames(t *testing.T, x *target) {
 	vmtest.Healthy(t, x.vm)
 }
 
-// TestLoopWaitsForABoot gives a loop a guest that is only just starting.
-func TestLoopWaitsForABoot(t *testing.T) {
-	vm := vmtest.Start(t, &testvm.Options{Kernel: "6.1-cloud"})
+// newLoop attaches to a guest and returns a loop that does not know it yet.
+func newLoop(t *testing.T, vm *testvm.VM) *trace.Loop {
+	t.Helper()
 	g, err := qemu.Attach(t.Context(), vm.QMP, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer g.Close()
+	t.Cleanup(func() { g.Close() })
 	loop, err := trace.New(g, nil, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer loop.Close()
+	t.Cleanup(func() { loop.Close() })
+	return loop
+}
+
+// TestLoopWaitsForABoot gives a loop a guest that is only just starting.
+func TestLoopWaitsForABoot(t *testing.T) {
+	vm := vmtest.Start(t, &testvm.Options{Kernel: "6.1-cloud"})
+	loop := newLoop(t, vm)
 	if loop.OSType() != trace.Unknown || loop.Count() != 0 {
 		t.Errorf("%v before it runs", loop.OSType())
 	}
 	calls := 0
-	err = loop.Handle("execve", func(e *trace.Event) any {
+	err := loop.Handle("execve", func(e *trace.Event) any {
 		calls++
 		e.Loop().Quit()
 		return nil
@@ -464,18 +471,9 @@ func TestLoopWaitsForABoot(t *testing.T) {
 // After a reset the kernel lies elsewhere. The same loop finds it again, and calls the handlers that it had.
 func TestLoopRunsAgainAfterAReset(t *testing.T) {
 	vm := vmtest.Boot(t, &testvm.Options{Kernel: "6.1-cloud"})
-	g, err := qemu.Attach(t.Context(), vm.QMP, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer g.Close()
-	loop, err := trace.New(g, nil, nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer loop.Close()
+	loop := newLoop(t, vm)
 	seen := make(chan struct{}, 1)
-	err = loop.Handle("execve", func(*trace.Event) any {
+	err := loop.Handle("execve", func(*trace.Event) any {
 		select {
 		case seen <- struct{}{}:
 		default:
