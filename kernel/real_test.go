@@ -31,8 +31,8 @@ var realGuests = []struct {
 }{
 	{"5.10", testvm.Options{Kernel: "5.10-cloud", CPU: "max"}},
 	{"6.1", testvm.Options{Kernel: "6.1-cloud", CPU: "qemu64", RAM: testvm.SharedMemfd}},
-	{"6.12", testvm.Options{Kernel: "6.12-cloud", CPU: vmtest.NoCX16, CPUs: 2, Machine: "q35"}},
-	{"7.2", testvm.Options{Kernel: "7.2-cloud", CPU: vmtest.NoCX16, CPUs: 2, RAM: testvm.SharedFile}},
+	{"6.12", testvm.Options{Kernel: "6.12-cloud", CPUs: 2, Machine: "q35"}},
+	{"7.2", testvm.Options{Kernel: "7.2-cloud", CPUs: 2, RAM: testvm.SharedFile}},
 }
 
 func attach(t testing.TB, vm *testvm.VM) *vitrine.Guest {

@@ -26,8 +26,8 @@ func implantGuests() []testvm.Options {
 	all := []testvm.Options{
 		{Kernel: "6.1-cloud", CPUs: 2, RAM: testvm.SharedMemfd},
 		{Kernel: "5.10-cloud", CPUs: 1, RAM: testvm.SharedFile, CPU: "Haswell"}, // 4-level paging and page-table isolation
-		{Kernel: "6.12-cloud", CPUs: 2, CPU: vmtest.NoCX16},
-		{Kernel: "7.2-cloud", CPUs: 2, RAM: testvm.SharedMemfd, CPU: vmtest.NoCX16},
+		{Kernel: "6.12-cloud", CPUs: 2},
+		{Kernel: "7.2-cloud", CPUs: 2, RAM: testvm.SharedMemfd},
 	}
 	only := os.Getenv("VITRINE_TEST_KERNELS")
 	if only == "" {

@@ -136,11 +136,30 @@ func TestAttachReadsWhatQEMUReads(t *testing.T) {
 	}
 }
 
+// waitForShadow lets the firmware copy itself into the RAM that lies under its ROM: until then a processor sees the ROM
+// there, and so does the monitor, while we read the RAM.
+func waitForShadow(t *testing.T, m *machine) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		var shadow [16]byte
+		if _, err := m.mem.read(shadow[:], 0xf0000); err != nil {
+			t.Fatal(err)
+		}
+		if shadow != [16]byte{} {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("no firmware in RAM at 0xf0000 within 30 s")
+		}
+	}
+}
+
 // compareWithMonitor reads places all over guest RAM both ways, with the guest
 // paused so that they cannot differ, after writing marks through our way.
 func compareWithMonitor(t *testing.T, m *machine) {
 	t.Helper()
 	ctx := context.Background()
+	waitForShadow(t, m)
 	if err := m.execute(ctx, "stop", nil, nil); err != nil {
 		t.Fatal(err)
 	}

@@ -26,7 +26,7 @@ func TestMain(m *testing.M) { vmtest.Main(m) }
 var matrix = []testvm.Options{
 	{Kernel: "6.1-cloud", CPU: "max", CPUs: 1, Machine: "pc", RAM: testvm.Private},
 	{Kernel: "6.1-cloud", CPU: "qemu64", CPUs: 2, Machine: "q35", RAM: testvm.SharedMemfd, Memory: 5120},
-	{Kernel: "6.12", CPU: vmtest.NoCX16, CPUs: 2, Machine: "q35", RAM: testvm.Private, Memory: 5120},
+	{Kernel: "6.12", CPU: "max", CPUs: 2, Machine: "q35", RAM: testvm.Private, Memory: 5120},
 	{Kernel: "6.12", CPU: "qemu64", CPUs: 1, Machine: "pc", RAM: testvm.SharedFile},
 }
 

@@ -89,7 +89,7 @@ func pathsIn(dir string) paths {
 func (o *Options) arguments(k *Kernel, p paths) []string {
 	args := []string{
 		"-name", o.Name, "-nodefaults", "-no-user-config", "-display", "none",
-		"-cpu", o.CPU, "-smp", strconv.Itoa(o.CPUs), "-m", strconv.Itoa(o.Memory),
+		"-cpu", cpuFor(o.Kernel, o.CPU), "-smp", strconv.Itoa(o.CPUs), "-m", strconv.Itoa(o.Memory),
 	}
 	args = append(args, o.memoryArguments(p)...)
 	// Monitor for the one under test, monitor for the harness.

@@ -29,7 +29,7 @@ func guests() []testvm.Options {
 		{Kernel: "6.1-cloud", CPUs: 2},
 		{Kernel: "6.12", CPU: "qemu64", Machine: "q35", RAM: testvm.SharedMemfd},
 		{Kernel: "5.10-cloud", CPUs: 2},
-		{Kernel: "7.2-cloud", CPUs: 2, CPU: vmtest.NoCX16},
+		{Kernel: "7.2-cloud", CPUs: 2},
 	}
 	names := os.Getenv("VITRINE_TEST_KERNELS")
 	if names == "" {

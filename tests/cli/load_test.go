@@ -26,7 +26,7 @@ const (
 )
 
 // loadedGuest is the guest that is traced under load.
-var loadedGuest = &testvm.Options{Kernel: "6.12-cloud", CPUs: 2, CPU: vmtest.NoCX16}
+var loadedGuest = &testvm.Options{Kernel: "6.12-cloud", CPUs: 2}
 
 // A trace of a guest in which every vCPU forks, opens, executes and exits as
 // fast as it goes shows every call once, with its own result, and leaves the

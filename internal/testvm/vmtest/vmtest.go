@@ -25,12 +25,6 @@ import (
 // booting. A guest boots in 4 s on a quiet machine; attemptTime bounds that.
 const bootTime = 30 * time.Minute
 
-// NoCX16 is -cpu max without cmpxchg16b, for guests of two processors and a kernel from 6.12 on: their allocator uses
-// that instruction, and under QEMU 7.2's TCG such guests panic with garbage in RFLAGS, mostly while they boot and with
-// nothing attached. Without it none has been seen to. That the instruction is to blame is inferred from that and from
-// where one of them died.
-const NoCX16 = "max,-cx16"
-
 // Skip ends the test, saying why and on which condition it would run. Tests of real guests skip by it, so
 // that both are always told.
 func Skip(t testing.TB, reason, condition string) {
