@@ -172,8 +172,14 @@ func TestStubOnTCPWhereSocketsAreForbidden(t *testing.T) {
 	if s.network != "tcp" || !s.ours || s.connected || strings.HasSuffix(s.addr, ":0") {
 		t.Fatalf("stub = %+v", s)
 	}
+	if left, err := m.findStub(t.Context()); err != nil || !left.ours {
+		t.Errorf("not known again: %+v, %v", left, err)
+	}
 	do(t, m.clean(t.Context(), s, true), m.closeStub(t.Context(), s))
 	withoutStub(t, m)
+	if _, err := os.Stat(m.folder(s)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its mark is left: %v", err)
+	}
 	c, err := m.OpenControl(t.Context())
 	do(t, err)
 	do(t, c.Resume())
@@ -181,6 +187,33 @@ func TestStubOnTCPWhereSocketsAreForbidden(t *testing.T) {
 	withoutStub(t, m)
 	if st, err := m.Status(t.Context()); err != nil || st != vitrine.StatusRunning {
 		t.Errorf("status = %q, %v", st, err)
+	}
+}
+
+// TestRepairOfAStubOnTCP kills a run that held the guest by a port.
+func TestRepairOfAStubOnTCP(t *testing.T) {
+	e, g := startCounter(t)
+	g.Close()
+	t.Setenv("TMPDIR", "/proc")
+	cmd := startTracer(t, e.qmp, "held")
+	do(t, cmd.Process.Kill())
+	cmd.Wait()
+	g = e.attach(t, nil)
+	var found []string
+	err := error(vitrine.ErrBusy)
+	for range 500 { // until QEMU has seen the end of the connection
+		if found, err = g.Repair(t.Context()); !errors.Is(err, vitrine.ErrBusy) {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	do(t, err)
+	if text := strings.Join(found, "; "); !strings.Contains(text, "gdbstub that an interrupted run had opened") || !strings.Contains(text, "running again") {
+		t.Errorf("found %q", text)
+	}
+	assertClean(t, e, g)
+	if left, _ := filepath.Glob(fmt.Sprintf("/tmp/%sof-%d-*", stubPrefix, e.cmd.Process.Pid)); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/vitrine-vmi/vitrine"
 )
@@ -74,7 +73,7 @@ func (m *machine) reopen(ctx context.Context, left *stub) (*stub, error) {
 		if err := m.gdbserver(ctx, "none"); err != nil {
 			return nil, err
 		}
-		os.RemoveAll(filepath.Dir(m.seen(left.addr)))
+		os.RemoveAll(m.folder(left))
 	}
 	return m.openStub(ctx)
 }

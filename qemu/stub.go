@@ -42,11 +42,27 @@ func (m *machine) findStub(ctx context.Context) (*stub, error) {
 		return nil, err
 	}
 	for _, d := range devs {
-		if d.Label == "gdb" {
-			return parseStub(d.Filename), nil
+		if d.Label != "gdb" {
+			continue
 		}
+		s := parseStub(d.Filename)
+		if s.network == "tcp" {
+			_, _, err := host.ReadPage(filepath.Join(m.folder(s), markName))
+			s.ours = err == nil
+		}
+		return s, nil
 	}
 	return nil, nil
+}
+
+// folder returns where the mark of a stub of ours lies: beside its socket, or, for a port, in a folder that names
+// QEMU and the port. A user who may not read the mark takes the stub for somebody else's.
+func (m *machine) folder(s *stub) string {
+	if s.network == "unix" {
+		return filepath.Dir(m.seen(s.addr))
+	}
+	port := s.addr[strings.LastIndexByte(s.addr, ':')+1:]
+	return filepath.Join("/tmp", fmt.Sprintf("%sof-%d-port-%s", stubPrefix, m.mem.proc, filepath.Base(port)))
 }
 
 // parseStub parses what query-chardev prints of a socket:
@@ -95,14 +111,32 @@ func (m *machine) openStub(ctx context.Context) (*stub, error) {
 	if err == nil || ctx.Err() != nil {
 		return s, err
 	}
-	if err2 := m.gdbserver(ctx, "tcp:127.0.0.1:0"); err2 != nil {
+	s, err2 := m.openTCPStub(ctx)
+	if err2 != nil {
 		return nil, errors.Join(err, err2)
 	}
-	s, err2 := m.findStub(ctx)
-	if err2 != nil || s == nil {
-		return nil, errors.Join(err, err2)
+	return s, nil
+}
+
+func (m *machine) openTCPStub(ctx context.Context) (*stub, error) {
+	if err := m.gdbserver(ctx, "tcp:127.0.0.1:0"); err != nil {
+		return nil, err
 	}
-	s.ours = true
+	s, err := m.findStub(ctx)
+	if err == nil && s == nil {
+		err = errors.New("open the gdbstub: QEMU does not list it")
+	}
+	if err != nil {
+		return nil, errors.Join(err, m.gdbserver(context.WithoutCancel(ctx), "none"))
+	}
+	s.ours, s.dir = true, m.folder(s)
+	os.RemoveAll(s.dir) // of an earlier QEMU with the same numbers
+	if err = os.Mkdir(s.dir, 0o700); err == nil {
+		s.mark, err = newMark(s.dir)
+	}
+	if err != nil {
+		return nil, errors.Join(err, m.closeStub(context.WithoutCancel(ctx), s))
+	}
 	return s, nil
 }
 
@@ -245,7 +279,7 @@ func (mk *mark) close() { mk.page.Close() }
 // readMark reads the mark of a stub that somebody opened as ours: whether the
 // run that did so held the guest stopped, and whether that run still goes on.
 func (m *machine) readMark(s *stub) (held, alive bool) {
-	state, alive, err := host.ReadPage(filepath.Join(filepath.Dir(m.seen(s.addr)), markName))
+	state, alive, err := host.ReadPage(filepath.Join(m.folder(s), markName))
 	return err == nil && state == markHeld, alive
 }
 
