@@ -51,7 +51,7 @@ func processOf(t testing.TB, truth *wire.Truth, p *wire.Proc, otherState string)
 		Mappings: mappingsOf(t, p), Files: []osi.File{},
 	}
 	if p.KThread() {
-		out.States += "RD" // it may have work, or wait for a lock, at the moment when it is looked at
+		out.States += "RSDI" // it may have work, wait for a lock, or be done, at the moment when it is looked at
 	}
 	for _, task := range p.Tasks {
 		out.TIDs = append(out.TIDs, task.TID)
