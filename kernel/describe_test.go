@@ -207,11 +207,12 @@ func TestDescribeWaits(t *testing.T) {
 
 func TestDescribeEndsWithContext(t *testing.T) {
 	f := newFake(t, fakeOptions{state: 1})
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	// On a busy host, one look at the guest may take longer than a tenth of that.
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	start := time.Now()
 	_, err := kernel.Describe(ctx, f.guest(), nil)
-	if !errors.Is(err, vitrine.ErrNotBooted) || time.Since(start) > 2*time.Second {
+	if !errors.Is(err, vitrine.ErrNotBooted) || time.Since(start) > 20*time.Second {
 		t.Errorf("at the deadline: %v after %v, want ErrNotBooted", err, time.Since(start))
 	}
 	gone, cancel := context.WithCancel(t.Context())

@@ -200,7 +200,7 @@ func TestRepairOfAStubOnTCP(t *testing.T) {
 	cmd.Wait()
 	g = e.attach(t, nil)
 	var found []string
-	err := error(vitrine.ErrBusy)
+	err := vitrine.ErrBusy
 	for range 500 { // until QEMU has seen the end of the connection
 		if found, err = g.Repair(t.Context()); !errors.Is(err, vitrine.ErrBusy) {
 			break

@@ -66,15 +66,26 @@ func (s *system) bootTime() time.Time {
 		return time.Time{}
 	}
 	var buf [512]byte
+	var offset, before int64
+	loads := 0
 	for range attempts {
 		seq, ok := s.clockSequence()
 		r, err := load(s.kernel, &s.l.timekeeper.shape, s.timekeeper, buf[:])
-		again, _ := s.clockSequence()
-		if err == nil && ok && seq == again {
-			return time.Unix(0, int64(r.uint(s.l.timekeeper.offsReal)-r.uint(s.l.timekeeper.offsBoot))).UTC()
+		if err != nil {
+			continue
+		}
+		offset, before = int64(r.uint(s.l.timekeeper.offsReal)-r.uint(s.l.timekeeper.offsBoot)), offset
+		loads++
+		if again, _ := s.clockSequence(); ok && seq == again {
+			return time.Unix(0, offset).UTC()
 		}
 	}
-	return time.Time{}
+	// A processor that is in the middle of a tick stays there for as long as its host has no time for it, for good in a
+	// paused guest. A tick leaves the offsets alone.
+	if loads < 2 || offset != before {
+		return time.Time{}
+	}
+	return time.Unix(0, offset).UTC()
 }
 
 // clockSequence reads the timekeeper's sequence count; it is odd while the

@@ -299,6 +299,18 @@ func TestClockNeedsToBeBelieved(t *testing.T) {
 	}
 }
 
+// A processor may stand in the middle of a tick for as long as its guest does.
+func TestClockInTheMiddleOfATick(t *testing.T) {
+	w := newWorld(t, false)
+	at := w.clock(time.Unix(1e9, 0))
+	w.process(1, "p")
+	sys := w.open()
+	w.s.PutUint32(at, 1)
+	if got, err := sys.ProcessByPID(t.Context(), 1); err != nil || got.StartTime.Unix() != 1e9 {
+		t.Errorf("started at %v, %v", got.StartTime, err)
+	}
+}
+
 func TestSetproctitle(t *testing.T) {
 	for _, tt := range []struct {
 		name           string
