@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/vitrine-vmi/vitrine/internal/testvm"
+	"github.com/vitrine-vmi/vitrine/internal/testvm/seen"
 	"github.com/vitrine-vmi/vitrine/internal/testvm/vmtest"
 	"github.com/vitrine-vmi/vitrine/osi"
 )
@@ -19,7 +20,7 @@ func TestCrowdIsListedFast(t *testing.T) {
 		t.Fatalf("guest has %d processes more, want %d", len(s.TIDs), crowd)
 	}
 	noStops := vmtest.NoStops(t, vm)
-	_, _, sys := look(t, vm)
+	_, _, sys := seen.Open(t, vm)
 	best := time.Hour
 	for range 10 {
 		begin := time.Now()

@@ -10,12 +10,12 @@ import (
 	"github.com/vitrine-vmi/vitrine/arch"
 	"github.com/vitrine-vmi/vitrine/internal/testvm"
 	"github.com/vitrine-vmi/vitrine/internal/testvm/ostruth"
+	"github.com/vitrine-vmi/vitrine/internal/testvm/seen"
 	"github.com/vitrine-vmi/vitrine/internal/testvm/vmtest"
 	"github.com/vitrine-vmi/vitrine/internal/testvm/wire"
 	"github.com/vitrine-vmi/vitrine/kernel"
 	"github.com/vitrine-vmi/vitrine/osi"
 	_ "github.com/vitrine-vmi/vitrine/osi/linux"
-	"github.com/vitrine-vmi/vitrine/qemu"
 	"github.com/vitrine-vmi/vitrine/vitrinetest/providertest"
 )
 
@@ -48,7 +48,7 @@ func TestMatrix(t *testing.T) {
 			truth := ostruth.Of(t, vm)
 			noStops := vmtest.NoStops(t, vm)
 			begin := time.Now()
-			g, k, sys := look(t, vm)
+			g, k, sys := seen.Open(t, vm)
 			t.Logf("attached and identified in %v", time.Since(begin))
 			t.Run("kernel", func(t *testing.T) { checkKernel(t, vm, k) })
 			t.Run("memory", func(t *testing.T) { checkMemory(t, vm, g, sys) })
@@ -85,28 +85,6 @@ func populate(t *testing.T, vm *testvm.VM) {
 		long = append(long, wire.Text(fmt.Sprintf("argument-%d-%s", i, strings.Repeat("x", i%50))))
 	}
 	vmtest.SpawnWith(t, vm, wire.SpawnArgs{Kind: "program", Name: "long", Path: "/bin/sh", Argv: long})
-}
-
-func look(t *testing.T, vm *testvm.VM) (*vitrine.Guest, *kernel.Kernel, osi.System) {
-	t.Helper()
-	g, err := qemu.Attach(t.Context(), vm.QMP, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := g.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	k, err := kernel.Describe(t.Context(), g, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sys, err := osi.Open(t.Context(), g, k, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return g, k, sys
 }
 
 // checkKernel compares a few symbols of all sorts with the guest's own, and the paging mode with its CPU.

@@ -12,6 +12,7 @@ import (
 	"github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/arch"
 	"github.com/vitrine-vmi/vitrine/internal/testvm"
+	"github.com/vitrine-vmi/vitrine/internal/testvm/seen"
 	"github.com/vitrine-vmi/vitrine/internal/testvm/vmtest"
 )
 
@@ -179,7 +180,7 @@ func TestWalkOfLinuxIsWhatQEMUSays(t *testing.T) {
 	for mode, cpu := range map[arch.PagingMode]string{arch.Paging4Level: "max,la57=off", arch.Paging5Level: "max"} {
 		t.Run(mode.String(), func(t *testing.T) {
 			vm := vmtest.Boot(t, &testvm.Options{Kernel: "6.1-cloud", CPU: cpu, Memory: 3072})
-			g, _, _ := look(t, vm)
+			g, _, _ := seen.Open(t, vm)
 			vmtest.Spawn(t, vm, "getppid", "caller") // so that a program's page tables are in use
 			if err := vm.Stop(t.Context()); err != nil {
 				t.Fatal(err)

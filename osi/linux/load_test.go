@@ -9,6 +9,7 @@ import (
 
 	"github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/internal/testvm"
+	"github.com/vitrine-vmi/vitrine/internal/testvm/seen"
 	"github.com/vitrine-vmi/vitrine/internal/testvm/vmtest"
 	"github.com/vitrine-vmi/vitrine/osi"
 )
@@ -22,7 +23,7 @@ var plainName = regexp.MustCompile(`^[0-9A-Za-z_./:()<>+-]{1,15}$`)
 func TestManyProcesses(t *testing.T) {
 	vm := vmtest.Boot(t, &testvm.Options{Kernel: "6.1-cloud", CPUs: 2, Memory: 1024})
 	kids := vmtest.Spawn(t, vm, "procs", "many", "2000").TIDs
-	_, sys := look(t, vm)
+	_, _, sys := seen.Open(t, vm)
 	best := time.Hour
 	for range 10 {
 		start := time.Now()

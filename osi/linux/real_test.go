@@ -12,11 +12,10 @@ import (
 	"github.com/vitrine-vmi/vitrine/arch"
 	"github.com/vitrine-vmi/vitrine/internal/testvm"
 	"github.com/vitrine-vmi/vitrine/internal/testvm/ostruth"
+	"github.com/vitrine-vmi/vitrine/internal/testvm/seen"
 	"github.com/vitrine-vmi/vitrine/internal/testvm/vmtest"
-	"github.com/vitrine-vmi/vitrine/kernel"
 	"github.com/vitrine-vmi/vitrine/osi"
 	_ "github.com/vitrine-vmi/vitrine/osi/linux"
-	"github.com/vitrine-vmi/vitrine/qemu"
 	"github.com/vitrine-vmi/vitrine/vitrinetest/providertest"
 )
 
@@ -40,29 +39,6 @@ func guests() []testvm.Options {
 	})
 }
 
-// look attaches to a guest and opens its operating system.
-func look(t testing.TB, vm *testvm.VM) (*vitrine.Guest, osi.System) {
-	t.Helper()
-	g, err := qemu.Attach(t.Context(), vm.QMP, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := g.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	k, err := kernel.Describe(t.Context(), g, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sys, err := osi.Open(t.Context(), g, k, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return g, sys
-}
-
 func TestRealGuests(t *testing.T) {
 	for _, o := range guests() {
 		t.Run(o.Kernel, func(t *testing.T) {
@@ -75,7 +51,7 @@ func TestRealGuests(t *testing.T) {
 			vmtest.Spawn(t, vm, "maps", "maps")
 			vmtest.Spawn(t, vm, "threads", "threads", "20")
 			unmoved := vmtest.NoStops(t, vm)
-			g, sys := look(t, vm)
+			g, _, sys := seen.Open(t, vm)
 			truth := ostruth.Of(t, vm)
 			providertest.Test(t, sys, truth)
 			hasLibraries(t, truth, dynamic.PID)
