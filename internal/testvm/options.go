@@ -1,6 +1,7 @@
 package testvm
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -56,23 +57,15 @@ func (o *Options) withDefaults() *Options {
 	if o != nil {
 		c = *o
 	}
-	c.Kernel = or(c.Kernel, "6.1-cloud")
-	c.CPU = or(c.CPU, "max")
-	c.Machine = or(c.Machine, "pc")
-	c.CPUs = or(c.CPUs, 1)
-	c.Memory = or(c.Memory, 512)
+	c.Kernel = cmp.Or(c.Kernel, "6.1-cloud")
+	c.CPU = cmp.Or(c.CPU, "max")
+	c.Machine = cmp.Or(c.Machine, "pc")
+	c.CPUs = cmp.Or(c.CPUs, 1)
+	c.Memory = cmp.Or(c.Memory, 512)
 	if c.Progress == nil {
 		c.Progress = io.Discard
 	}
 	return &c
-}
-
-func or[T comparable](v, def T) T {
-	var zero T
-	if v == zero {
-		return def
-	}
-	return v
 }
 
 // paths are the files of one VM.

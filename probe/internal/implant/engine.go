@@ -1,6 +1,7 @@
 package implant
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -204,7 +205,7 @@ func (r *run) plant(ctx context.Context) error {
 		fns = append(fns, r.function(w))
 		r.points = append(r.points, w)
 	}
-	r.p, err = plant(ctx, m, fns, &settings{slots: cmpOr(r.e.cfg.Slots, defaultSlots), lossless: !r.e.cfg.Lossy, filter: filter})
+	r.p, err = plant(ctx, m, fns, &settings{slots: cmp.Or(r.e.cfg.Slots, defaultSlots), lossless: !r.e.cfg.Lossy, filter: filter})
 	err = errors.Join(err, m.release())
 	r.stood += m.stood
 	r.version, r.filter = version, filter
@@ -213,13 +214,6 @@ func (r *run) plant(ctx context.Context) error {
 		r.ring = newRing(r.p.m, r.p.l, len(fns))
 	}
 	return err
-}
-
-func cmpOr(a, b int) int {
-	if a != 0 {
-		return a
-	}
-	return b
 }
 
 func (r *run) function(w engine.Wanted) function {
