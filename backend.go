@@ -2,6 +2,7 @@ package vitrine
 
 import (
 	"context"
+	"time"
 
 	"github.com/vitrine-vmi/vitrine/arch"
 )
@@ -108,13 +109,16 @@ type Control interface {
 	SetRegisters(cpu int, r *arch.Registers) error
 	// SetPC stores the program counter only: the fast path of a skipped instruction.
 	SetPC(cpu int, pc arch.GVA) error
-	// Insert plants a breakpoint; the guest must be stopped.
-	Insert(kind arch.BreakpointKind, a arch.GVA) error
-	// Remove takes a breakpoint out; the guest must be stopped.
-	Remove(kind arch.BreakpointKind, a arch.GVA) error
-	// WriteCode stores p at a as virtual processor cpu maps it, ignoring page
-	// protection, in a way that the processors see as code.
-	WriteCode(cpu int, p []byte, a arch.GVA) error
+	// Insert plants breakpoints; the guest must be stopped. Many at once cost
+	// little more than one. After an error some may have been planted.
+	Insert(kind arch.BreakpointKind, a ...arch.GVA) error
+	// Remove takes breakpoints out; the guest must be stopped. After an error
+	// some may still be there.
+	Remove(kind arch.BreakpointKind, a ...arch.GVA) error
+	// WriteCode stores the pieces as virtual processor cpu maps them, ignoring
+	// page protection, in a way that the processors see as code. Many at once cost
+	// little more than one. After an error some may have been stored.
+	WriteCode(cpu int, pieces ...Code) error
 	// Step runs one instruction on one virtual processor with interrupts held
 	// off where the hypervisor can; the others stand still.
 	Step(ctx context.Context, cpu int) error
@@ -130,6 +134,19 @@ type Control interface {
 	// Close takes out every breakpoint, lets the guest run, and gives control
 	// back, whatever state things are in. It may be called twice.
 	Close() error
+}
+
+// Code is what Control.WriteCode stores at one place.
+type Code struct {
+	Addr  arch.GVA
+	Bytes []byte
+}
+
+// Stood is implemented by Controls that know exactly how long the guest has
+// stood still under them. It may be asked after Close.
+type Stood interface {
+	// Stood returns that time: of all stops that have ended.
+	Stood() time.Duration
 }
 
 // Stop tells why the guest stopped.

@@ -223,7 +223,7 @@ func (d *Dispatcher) restore(left []arch.GVA) error {
 		return err
 	}
 	for _, a := range left {
-		if err := c.WriteCode(0, []byte{d.touched[a]}, a); err != nil {
+		if err := c.WriteCode(0, Code{a, []byte{d.touched[a]}}); err != nil {
 			_ = c.Close()
 			return err
 		}

@@ -94,16 +94,35 @@ func (c *loopControl) SetPC(_ int, pc arch.GVA) error {
 	return c.locked(func(l *looper) error { l.regs.RIP = uint64(pc); return l.did("setpc %v", pc-code) })
 }
 
-func (c *loopControl) Insert(_ arch.BreakpointKind, a arch.GVA) error {
-	return c.locked(func(l *looper) error { l.bps[a] = true; return l.did("insert %v", a-code) })
+func (c *loopControl) Insert(_ arch.BreakpointKind, all ...arch.GVA) error {
+	return c.each(all, func(l *looper, a arch.GVA) error { l.bps[a] = true; return l.did("insert %v", a-code) })
 }
 
-func (c *loopControl) Remove(_ arch.BreakpointKind, a arch.GVA) error {
-	return c.locked(func(l *looper) error { delete(l.bps, a); return l.did("remove %v", a-code) })
+func (c *loopControl) Remove(_ arch.BreakpointKind, all ...arch.GVA) error {
+	return c.each(all, func(l *looper, a arch.GVA) error { delete(l.bps, a); return l.did("remove %v", a-code) })
 }
 
-func (c *loopControl) WriteCode(_ int, p []byte, a arch.GVA) error {
-	return c.locked(func(l *looper) error { l.space.Put(a, p); return l.did("write %x at %v", p, a-code) })
+func (c *loopControl) each(all []arch.GVA, f func(*looper, arch.GVA) error) error {
+	return c.locked(func(l *looper) error {
+		for _, a := range all {
+			if err := f(l, a); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (c *loopControl) WriteCode(_ int, pieces ...vitrine.Code) error {
+	return c.locked(func(l *looper) error {
+		for _, p := range pieces {
+			l.space.Put(p.Addr, p.Bytes)
+			if err := l.did("write %x at %v", p.Bytes, p.Addr-code); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 func (c *loopControl) Step(context.Context, int) error {

@@ -59,9 +59,9 @@ var records = []struct {
 		[]string{"time", "seq", "vcpu", "pid", "tid", "ppid", "comm", "uid", "event", "func", "name", "args", "ret", "ret_text", "errno", "duration_ns"},
 	},
 	{
-		Stats{Events: 5, Lost: 1, GuestStopped: 7, Engine: "trap", Delivery: "sync", Duration: 8, PerFunc: map[string]uint64{"b": 2, "a": 3}},
+		Stats{Events: 5, Lost: 1, GuestStopped: 7, Planting: 3, Removing: 4, Stalls: 2, Notes: []string{"n"}, Engine: "trap", Delivery: "sync", Duration: 8, PerFunc: map[string]uint64{"b": 2, "a": 3}},
 		Stats{},
-		[]string{"event", "events", "lost", "guest_stopped_ns", "engine", "delivery", "duration_ns", "per_func"},
+		[]string{"event", "events", "lost", "guest_stopped_ns", "planting_ns", "removing_ns", "stalls", "notes", "engine", "delivery", "duration_ns", "per_func"},
 	},
 	{Lost{when, 7}, Lost{}, []string{"event", "time", "count"}},
 }

@@ -157,7 +157,9 @@ func (a Arg) AppendJSON(b []byte) []byte {
 // tells it from the calls before it.
 func (s Stats) AppendJSON(b []byte) []byte {
 	o := begin(b).str("event", "stats").uint("events", s.Events).uint("lost", s.Lost).
-		int("guest_stopped_ns", int64(s.GuestStopped)).str("engine", s.Engine).
+		int("guest_stopped_ns", int64(s.GuestStopped)).
+		int("planting_ns", int64(s.Planting)).int("removing_ns", int64(s.Removing)).uint("stalls", s.Stalls).
+		strs("notes", s.Notes).str("engine", s.Engine).
 		str("delivery", s.Delivery).int("duration_ns", int64(s.Duration)).key("per_func")
 	per := begin(o)
 	for _, k := range slices.Sorted(maps.Keys(s.PerFunc)) {

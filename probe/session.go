@@ -367,7 +367,7 @@ func (s *Session) Stats() Stats {
 	st := Stats{
 		Engine: s.name, Delivery: s.delivery,
 		Entries: s.passed.Load(), Returns: e.Returns, Filtered: s.filtered.Load(),
-		Unreturned: e.Unreturned, Stray: e.Stray, Lost: e.Lost, Stalls: e.Stalls, Stopped: e.Stopped,
+		Unreturned: e.Unreturned, Stray: e.Stray, Lost: e.Lost, Stalls: e.Stalls, Stopped: e.Stopped, Planting: e.Planting, Removing: e.Removing,
 		PerFunc: map[string]uint64{},
 	}
 	s.mu.Lock()

@@ -17,6 +17,9 @@ type Stats struct {
 	Lost       uint64            // hits lost: by a lossy session, or in a stall
 	Stalls     uint64            // how often callbacks took so long that the guest's threads went on without them (implants: 2 s)
 	Stopped    time.Duration     // how long the guest stood still for us, as seen from here
+	Planting   time.Duration     // the part of it for putting implants in
+	Removing   time.Duration     // and for taking them out
+	Notes      []string          // what is not as one might expect: why Auto chose what it did, what it could not hook by an implant
 	PerFunc    map[string]uint64 // entry hits that passed a filter, per kernel function
 }
 
@@ -24,7 +27,7 @@ type Stats struct {
 // o where it has them.
 func (s *Stats) Add(o Stats) {
 	if o.Engine != "" {
-		s.Engine, s.Delivery = o.Engine, o.Delivery
+		s.Engine, s.Delivery, s.Notes = o.Engine, o.Delivery, o.Notes
 	}
 	s.Entries += o.Entries
 	s.Returns += o.Returns
@@ -34,6 +37,8 @@ func (s *Stats) Add(o Stats) {
 	s.Lost += o.Lost
 	s.Stalls += o.Stalls
 	s.Stopped += o.Stopped
+	s.Planting += o.Planting
+	s.Removing += o.Removing
 	sum := maps.Clone(s.PerFunc)
 	if sum == nil {
 		sum = make(map[string]uint64, len(o.PerFunc))

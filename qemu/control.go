@@ -39,6 +39,8 @@ type control struct {
 	pending  []expectation // replies that were not read, oldest first
 	reached  bool          // the stub has answered: it is ours to leave
 	foreign  bool          // somebody else has paused the guest: it is left paused
+	since    time.Time     // of the present stop, zero while the guest runs
+	stood    time.Duration // how long it stood still before
 	broken   error         // the first error that leaves the connection useless
 	closed   bool
 
@@ -60,7 +62,10 @@ type expectation struct {
 	regs *snapshot // where a g reply goes, nil when the reply is OK
 }
 
-var _ vitrine.Control = (*control)(nil)
+var (
+	_ vitrine.Control = (*control)(nil)
+	_ vitrine.Stood   = (*control)(nil)
+)
 
 // replyTime bounds the wait for a reply. QEMU answers in microseconds; it may
 // be busy writing to a slow disk.
@@ -267,54 +272,76 @@ func (c *control) SetPC(cpu int, pc arch.GVA) error {
 	return nil
 }
 
-// Insert plants a breakpoint.
-func (c *control) Insert(kind arch.BreakpointKind, a arch.GVA) error {
-	return c.breakpoint("insert", 'Z', kind, a)
+// Insert plants breakpoints.
+func (c *control) Insert(kind arch.BreakpointKind, a ...arch.GVA) error {
+	return c.breakpoints("insert", 'Z', kind, a)
 }
 
-// Remove takes a breakpoint out.
-func (c *control) Remove(kind arch.BreakpointKind, a arch.GVA) error {
-	return c.breakpoint("remove", 'z', kind, a)
+// Remove takes breakpoints out.
+func (c *control) Remove(kind arch.BreakpointKind, a ...arch.GVA) error {
+	return c.breakpoints("remove", 'z', kind, a)
 }
 
-func (c *control) breakpoint(verb string, op byte, kind arch.BreakpointKind, a arch.GVA) error {
+func (c *control) breakpoints(verb string, op byte, kind arch.BreakpointKind, all []arch.GVA) error {
 	err := c.usable()
-	if err == nil {
-		err = c.prepare(op, kind, a)
+	for i := 0; err == nil && i < len(all); i++ {
+		if err = c.prepare(op, kind, all[i]); err == nil {
+			c.queue(fmt.Sprintf("%c%d,%x,1", op, kind, uint64(all[i])))
+		}
 	}
 	if err == nil {
-		c.queue(fmt.Sprintf("%c%d,%x,1", op, kind, uint64(a)))
 		err = c.sync()
 	}
-	if err == nil && op == 'z' && kind == arch.BreakSoftware {
-		err = c.removed(a)
+	for i := 0; err == nil && op == 'z' && kind == arch.BreakSoftware && i < len(all); i++ {
+		err = c.removed(all[i])
 	}
-	if err != nil {
-		return fmt.Errorf("%s breakpoint at %v: %w", verb, a, err)
+	switch {
+	case err == nil:
+		return nil
+	case len(all) == 1:
+		return fmt.Errorf("%s breakpoint at %v: %w", verb, all[0], err)
 	}
-	return nil
+	return fmt.Errorf("%s %d breakpoints: %w", verb, len(all), err)
 }
 
 // writeChunk is how many bytes an M request carries: two digits each, within
 // the stub's 4096.
 const writeChunk = 1024
 
-// WriteCode stores p at a as processor cpu maps it. After an error a first
-// part may have been written.
-func (c *control) WriteCode(cpu int, p []byte, a arch.GVA) error {
+// writesAhead is how many requests are sent before their replies are read, so
+// that neither side's buffers fill up.
+const writesAhead = 512
+
+// WriteCode stores the pieces as processor cpu maps them. The requests go out
+// together: on a busy host each round trip may take a millisecond.
+func (c *control) WriteCode(cpu int, pieces ...vitrine.Code) error {
 	err := c.usable()
 	if err == nil {
 		err = c.selectCPU(cpu)
 	}
-	for done := 0; err == nil && done < len(p); done += writeChunk {
-		b := p[done:min(len(p), done+writeChunk)]
-		c.queue(fmt.Sprintf("M%x,%x:%x", uint64(a)+uint64(done), len(b), b))
+	for _, p := range pieces {
+		for done := 0; err == nil && done < len(p.Bytes); done += writeChunk {
+			b := p.Bytes[done:min(len(p.Bytes), done+writeChunk)]
+			c.queue(fmt.Sprintf("M%x,%x:%x", uint64(p.Addr)+uint64(done), len(b), b))
+			if len(c.pending) >= writesAhead {
+				err = c.sync()
+			}
+		}
+	}
+	if err == nil {
 		err = c.sync()
 	}
 	if err != nil {
-		return fmt.Errorf("write code at %v: %w", a, err)
+		return fmt.Errorf("write code in %d places, the first at %v: %w", len(pieces), first(pieces), err)
 	}
 	return nil
+}
+
+func first(pieces []vitrine.Code) arch.GVA {
+	if len(pieces) == 0 {
+		return 0
+	}
+	return pieces[0].Addr
 }
 
 // setRunning says whether the guest runs as far as requests go.
@@ -322,12 +349,27 @@ func (c *control) setRunning(on bool) {
 	c.mu.Lock()
 	c.running = on
 	c.mu.Unlock()
+	c.stands(!on)
 	c.stub.mark.held(!on)
 	if on {
 		clear(c.regs)
 		c.selected = -1
 	}
 }
+
+// stands keeps account of how long the guest stands still.
+func (c *control) stands(on bool) {
+	switch {
+	case on && c.since.IsZero():
+		c.since = time.Now()
+	case !on && !c.since.IsZero():
+		c.stood += time.Since(c.since)
+		c.since = time.Time{}
+	}
+}
+
+// Stood implements vitrine.Stood.
+func (c *control) Stood() time.Duration { return c.stood }
 
 // Step runs one instruction on one processor, with interrupts and timers held
 // off where QEMU can; the other processors stand still.

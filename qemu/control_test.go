@@ -252,7 +252,7 @@ func TestControlWritesCode(t *testing.T) {
 	e, g := startCounter(t)
 	c := openControl(t, g)
 	// jmp to itself instead of the nop: the translated code must be dropped.
-	do(t, c.WriteCode(0, []byte{0xeb, 0xfe}, bootNop), c.Resume())
+	do(t, c.WriteCode(0, vitrine.Code{Addr: bootNop, Bytes: []byte{0xeb, 0xfe}}), c.Resume())
 	if _, err := c.Wait(timeout(t, 50*time.Millisecond)); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("wait: %v", err)
 	}
@@ -264,7 +264,7 @@ func TestControlWritesCode(t *testing.T) {
 	if s := wait(t, c); s.Reason != vitrine.StopInterrupt {
 		t.Errorf("stop = %+v", s)
 	}
-	do(t, c.WriteCode(0, bootCode[bootNop-0x7c00:][:2], bootNop))
+	do(t, c.WriteCode(0, vitrine.Code{Addr: bootNop, Bytes: bootCode[bootNop-0x7c00:][:2]}))
 	do(t, c.SetPC(0, bootNop))
 	mustClose(t, c)
 	assertClean(t, e, g)

@@ -210,7 +210,7 @@ func TestRefusalsKeepTheConnectionInOrder(t *testing.T) {
 	if err := c.Insert(arch.BreakHardware, 0x1000); !errors.As(err, &refused) || refused.Reply != "E22" || !strings.Contains(err.Error(), "insert breakpoint at 0x1000") {
 		t.Errorf("a fifth hardware breakpoint: %v", err)
 	}
-	if err := c.WriteCode(0, []byte{1}, 0x3000); !errors.As(err, &refused) || refused.Reply != "" {
+	if err := c.WriteCode(0, vitrine.Code{Addr: 0x3000, Bytes: []byte{1}}); !errors.As(err, &refused) || refused.Reply != "" {
 		t.Errorf("an unknown request: %v", err)
 	}
 	do(t, c.Insert(arch.BreakSoftware, 0x2000))

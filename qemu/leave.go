@@ -27,6 +27,7 @@ func (c *control) Close() error {
 	defer c.m.controlled.Store(false)
 	defer c.m.life.mute(false)
 	defer c.m.ctl.CompareAndSwap(c, nil)
+	defer c.stands(false) // where it did not go by leave
 	if err := c.undo(ctx); err != nil {
 		return fmt.Errorf("leave the guest: %w", err)
 	}
@@ -74,6 +75,7 @@ func (c *control) leave() error {
 		if p != "OK" {
 			return &rsp.StubError{Request: c.detach, Reply: p}
 		}
+		c.stands(false)
 		return nil
 	})
 }
@@ -104,6 +106,7 @@ func (c *control) halt() error {
 	if err != nil {
 		return err
 	}
+	c.stands(true)
 	s, err := rsp.ParseStop(p)
 	if err != nil {
 		return err

@@ -80,6 +80,7 @@ func (m *machine) freeStub(ctx context.Context) (*stub, error) {
 // guest is stopped; after an error it is for Close to let it run.
 func (c *control) open(ctx context.Context) error {
 	c.stub.mark.held(true)
+	c.stands(true)
 	conn, err := c.m.connect(ctx, c.stub)
 	if err != nil {
 		return err

@@ -66,6 +66,9 @@ func TestText(t *testing.T) {
 		{"stats", event.Stats{Events: 1500, Lost: 2, GuestStopped: 1234567 * time.Nanosecond, Engine: "trap", Delivery: "sync", Duration: 3 * time.Second,
 			PerFunc: map[string]uint64{"openat": 500, "close": 500, "read": 1000}}, nil,
 			"1500 events in 3s (500/s), 2 lost, guest stopped for 1.235ms, engine trap, delivery sync\n      1000  read\n       500  close\n       500  openat"},
+		{"stats of an implant", event.Stats{Events: 1, GuestStopped: 30 * time.Millisecond, Planting: 20 * time.Millisecond, Removing: 10 * time.Millisecond,
+			Stalls: 2, Notes: []string{"a\nb"}, Engine: "implant", Delivery: "stream", Duration: time.Second}, nil,
+			"1 events in 1s (1/s), 0 lost, guest stopped for 30ms (20ms to plant, 10ms to take out), 2 stalls, engine implant, delivery stream\nnote: a\\nb"},
 		{"other", event.Module{Name: "ext4", Base: 1}, nil, `{"name":"ext4","base":"0x1","size":0,"file":""}`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

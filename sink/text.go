@@ -225,8 +225,19 @@ func (t *Text) stats(s *event.Stats) {
 	}
 	t.b = append(strconv.AppendUint(append(t.b, ", "...), s.Lost, 10), " lost, guest stopped for "...)
 	t.b = append(t.b, s.GuestStopped.Round(time.Microsecond).String()...)
+	if s.Planting+s.Removing > 0 {
+		t.b = append(append(t.b, " ("...), s.Planting.Round(time.Microsecond).String()...)
+		t.b = append(append(t.b, " to plant, "...), s.Removing.Round(time.Microsecond).String()...)
+		t.b = append(t.b, " to take out)"...)
+	}
+	if s.Stalls > 0 {
+		t.b = append(strconv.AppendUint(append(t.b, ", "...), s.Stalls, 10), " stalls"...)
+	}
 	t.b = appendSafe(append(t.b, ", engine "...), s.Engine)
 	t.b = appendSafe(append(t.b, ", delivery "...), s.Delivery)
+	for _, n := range s.Notes {
+		t.b = appendSafe(append(t.b, "\nnote: "...), n)
+	}
 	names := slices.SortedFunc(maps.Keys(s.PerFunc), func(a, b string) int {
 		return cmp.Or(cmp.Compare(s.PerFunc[b], s.PerFunc[a]), cmp.Compare(a, b))
 	})

@@ -258,7 +258,8 @@ func (c *caller) flush() {
 func (c *caller) stats(d time.Duration) *event.Stats {
 	p := c.session.Stats()
 	return &event.Stats{
-		Events: c.seq, Lost: p.Lost, GuestStopped: p.Stopped, Duration: d,
+		Events: c.seq, Lost: p.Lost, GuestStopped: p.Stopped, Planting: p.Planting, Removing: p.Removing, Stalls: p.Stalls, Duration: d,
+		Notes:  p.Notes,
 		Engine: string(p.Engine), Delivery: string(p.Delivery), PerFunc: c.calls,
 	}
 }

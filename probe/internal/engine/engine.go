@@ -134,6 +134,8 @@ type Stats struct {
 	Lost       uint64        // records lost
 	Stalls     uint64        // how often the guest's threads gave up waiting for us
 	Stopped    time.Duration // how long the guest stood still for us
+	Planting   time.Duration // the part of it for putting an implant in
+	Removing   time.Duration // and for taking it out
 }
 
 // Engine plants points and delivers hits.

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/vitrine-vmi/vitrine/arch"
@@ -58,9 +60,9 @@ func (m *machine) borrow(ctx context.Context, f func(t *thread) error) error {
 	return err
 }
 
-// places returns the addresses to catch threads at: each is a nop, so that a
+// findPlaces returns the addresses to catch threads at: each is a nop, so that a
 // thread which is not wanted can pass it by moving its program counter.
-func (m *machine) places() []arch.GVA {
+func (m *machine) findPlaces() []arch.GVA {
 	var places []arch.GVA
 	for _, name := range lent {
 		a, ok := m.f.Symbol("__x64_sys_" + name)
@@ -111,15 +113,12 @@ func (m *machine) catch(ctx context.Context) (*thread, error) {
 			c.work, c.fn = p, fn
 		}
 	}
-	for _, p := range m.places() {
-		if err := c.plant(p); err != nil {
-			return nil, err
-		}
-	}
+	places := m.places
 	if c.work != 0 {
-		if err := c.plant(c.work); err != nil {
-			return nil, err
-		}
+		places = append(places, c.work)
+	}
+	if err := c.plant(places...); err != nil {
+		return nil, err
 	}
 	for {
 		s, err := m.next(ctx)
@@ -135,23 +134,21 @@ func (m *machine) catch(ctx context.Context) (*thread, error) {
 	}
 }
 
-func (c *catcher) plant(a arch.GVA) error {
-	if c.set[a] || len(c.set) >= maxPlaces {
-		return nil
+func (c *catcher) plant(places ...arch.GVA) error {
+	var more []arch.GVA
+	for _, a := range places {
+		if !c.set[a] && len(c.set) < maxPlaces {
+			c.set[a] = true
+			more = append(more, a)
+		}
 	}
-	if err := c.m.ctl.Insert(arch.BreakSoftware, a); err != nil {
-		return err
-	}
-	c.set[a] = true
-	return nil
+	return c.m.ctl.Insert(arch.BreakSoftware, more...)
 }
 
 // clear takes out all breakpoints. A failure shows again at the next use of
 // the connection.
 func (c *catcher) clear() {
-	for a := range c.set {
-		_ = c.m.ctl.Remove(arch.BreakSoftware, a)
-	}
+	_ = c.m.ctl.Remove(arch.BreakSoftware, slices.Collect(maps.Keys(c.set))...)
 }
 
 // consider looks at a stop: it returns the thread if it will do, else brings it

@@ -168,7 +168,8 @@ type run struct {
 	idle    time.Duration
 
 	entries, returns uint64
-	stood            time.Duration
+	planting         time.Duration // the guest stood still for it
+	removing         time.Duration
 	lost, lostBefore uint64 // as the guest counts, since it was planted
 	stalls           uint64
 }
@@ -180,12 +181,15 @@ func (r *run) account() {
 	s := &r.e.stats
 	s.Entries += r.entries
 	s.Returns += r.returns
-	s.Stopped += r.stood
+	s.Stopped += r.planting + r.removing
+	s.Planting += r.planting
+	s.Removing += r.removing
 	s.Unreturned += r.calls.lost
 	s.Lost += r.lost - r.lostBefore
 	s.Stalls += r.stalls
 	r.lostBefore = r.lost
-	r.entries, r.returns, r.stood, r.calls.lost, r.stalls = 0, 0, 0, 0, 0
+	r.entries, r.returns, r.calls.lost, r.stalls = 0, 0, 0, 0
+	r.planting, r.removing = 0, 0
 }
 
 // end does the same for the last time.
@@ -196,24 +200,37 @@ func (r *run) end() {
 
 func (r *run) plant(ctx context.Context) error {
 	wanted, filter, version := r.e.present()
-	m, err := take(ctx, r.e.cfg.Guest, r.e.cfg.Facts)
-	if err != nil {
-		return err
-	}
 	var fns []function
 	for _, w := range wanted {
 		fns = append(fns, r.function(w))
 		r.points = append(r.points, w)
 	}
-	r.p, err = plant(ctx, m, fns, &settings{slots: cmp.Or(r.e.cfg.Slots, defaultSlots), lossless: !r.e.cfg.Lossy, filter: filter})
+	seed, err := newSeed(r.e.cfg.Facts, fns, &settings{slots: cmp.Or(r.e.cfg.Slots, defaultSlots), lossless: !r.e.cfg.Lossy, filter: filter})
+	if err != nil {
+		return err
+	}
+	m, err := take(ctx, r.e.cfg.Guest, r.e.cfg.Facts)
+	if err != nil {
+		return err
+	}
+	r.p, err = seed.plant(ctx, m)
 	err = errors.Join(err, m.release())
-	r.stood += m.stood
+	r.planting += m.stood
 	r.version, r.filter = version, filter
 	r.lost, r.lostBefore = 0, 0
-	if r.p != nil {
-		r.ring = newRing(r.p.m, r.p.l, len(fns))
+	if r.p == nil {
+		return err
 	}
-	return err
+	if err == nil {
+		err = r.p.translate(r.e.cfg.Facts.Space())
+	}
+	if err != nil {
+		err = errors.Join(err, r.leave(err))
+		r.p = nil
+		return err
+	}
+	r.ring = newRing(r.p.m, r.p.l, len(fns))
+	return nil
 }
 
 func (r *run) function(w engine.Wanted) function {
@@ -275,6 +292,6 @@ func (r *run) leave(cause error) error {
 	}
 	err = r.p.leave(ctx, m)
 	err = errors.Join(err, m.release())
-	r.stood += m.stood
+	r.removing += m.stood
 	return err
 }

@@ -18,6 +18,7 @@ type machine struct {
 	f   Facts
 	ctl vitrine.Control
 
+	places  []arch.GVA // where threads may be caught
 	stopped bool
 	since   time.Time
 	stood   time.Duration // how long the guest has stood still
@@ -25,7 +26,9 @@ type machine struct {
 
 // take stops the guest.
 func take(ctx context.Context, g *vitrine.Guest, f Facts) (*machine, error) {
-	m := &machine{g: g, as: f.Space(), f: f, stopped: true, since: time.Now()}
+	m := &machine{g: g, as: f.Space(), f: f, stopped: true}
+	m.places = m.findPlaces()
+	m.since = time.Now()
 	var err error
 	m.ctl, err = g.OpenControl(ctx)
 	if err != nil {
@@ -38,6 +41,9 @@ func take(ctx context.Context, g *vitrine.Guest, f Facts) (*machine, error) {
 func (m *machine) release() error {
 	err := m.ctl.Close()
 	m.went()
+	if s, ok := m.ctl.(vitrine.Stood); ok {
+		m.stood = s.Stood()
+	}
 	return err
 }
 

@@ -1,11 +1,14 @@
 package implant
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
+	"github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/arch"
 )
 
@@ -37,33 +40,48 @@ type planted struct {
 	m *memory // nil for an implant that another run has planted
 }
 
+// seed is an implant that has not been planted: all that can be found out and
+// computed while the guest runs.
+type seed struct {
+	planted
+	obj    *object
+	end    ending
+	values map[string]uint64 // of the object's symbols
+	fns    []function
+	set    *settings
+}
+
 var errNoMemory = errors.New("the guest has no memory to give")
 
+// newSeed prepares an implant for the functions. It does not touch the guest.
+func newSeed(f Facts, fns []function, set *settings) (*seed, error) {
+	s := &seed{fns: fns, set: set}
+	var err error
+	if s.obj, err = loadObject(); err != nil {
+		return nil, err
+	}
+	if s.end, err = findEnding(f); err != nil {
+		return nil, err
+	}
+	s.l = newLayout(len(fns), set.slots)
+	s.frame, s.gadget, s.dataLen = s.end.frame, s.end.gadget, s.l.size
+	if err := s.findSites(f); err != nil {
+		return nil, err
+	}
+	s.stubs, s.sitesAt, s.size = codeLayout(len(s.obj.text), len(fns))
+	s.values, err = constants(f, s.l, s.frame)
+	return s, err
+}
+
 // plant places the implant, with the guest stopped at the beginning and the
-// end. Functions that cannot be probed are left out of it; refused names them.
-// After any other error nothing of it is in the guest, except memory that could
+// end. After an error nothing of it is in the guest, except memory that could
 // not be given back, which the error names.
-func plant(ctx context.Context, m *machine, fns []function, set *settings) (p *planted, err error) {
-	obj, err := loadObject()
-	if err != nil {
-		return nil, err
-	}
-	end, err := findEnding(m.f)
-	if err != nil {
-		return nil, err
-	}
-	p = &planted{l: newLayout(len(fns), set.slots)}
-	p.frame, p.gadget, p.dataLen = end.frame, end.gadget, p.l.size
-	if err := p.findSites(m, fns); err != nil {
-		return nil, err
-	}
-	p.stubs, p.sitesAt, p.size = codeLayout(len(obj.text), len(fns))
-	err = m.borrow(ctx, func(t *thread) error {
+func (p *seed) plant(ctx context.Context, m *machine) (*planted, error) {
+	err := m.borrow(ctx, func(t *thread) error {
 		if err := p.allocate(t); err != nil {
 			return err
 		}
-		err := p.install(m, t.cpu, obj, end, fns, set)
-		if err != nil {
+		if err := p.install(m, t.cpu); err != nil {
 			return errors.Join(err, p.unpatch(m, t.cpu), p.free(t))
 		}
 		return nil
@@ -71,16 +89,16 @@ func plant(ctx context.Context, m *machine, fns []function, set *settings) (p *p
 	if err != nil {
 		return nil, fmt.Errorf("plant implant: %w", err)
 	}
-	return p, nil
+	return &p.planted, nil
 }
 
-func (p *planted) findSites(m *machine, fns []function) error {
-	sites, err := readFtraceSites(m.f)
+func (p *seed) findSites(f Facts) error {
+	sites, err := readFtraceSites(f)
 	if err != nil {
 		return err
 	}
-	for _, fn := range fns {
-		s, err := siteOf(m.f, sites, fn.addr)
+	for _, fn := range p.fns {
+		s, err := siteOf(f, sites, fn.addr)
 		if err != nil {
 			return fmt.Errorf("probe %s: %w", fn.name, err)
 		}
@@ -190,74 +208,90 @@ func (p *planted) free(t *thread) error {
 	return errors.Join(errs...)
 }
 
-// install writes data and code, then the jumps. The guest stands still.
-func (p *planted) install(m *machine, cpu int, obj *object, end ending, fns []function, set *settings) error {
+// install writes data, code and jumps. The guest stands still.
+func (p *seed) install(m *machine, cpu int) error {
 	var err error
-	if p.m, err = newMemory(m.as, p.data, p.l.size); err != nil {
+	// What lies before the ring is written now; the ring is translated later.
+	if p.m, err = newMemory(m.as, p.data, p.l.ring); err != nil {
 		return err
 	}
-	if err := p.writeData(m, fns, set); err != nil {
+	if err := p.writeData(m); err != nil {
 		return err
 	}
-	if err := p.writeCode(m, cpu, obj, end); err != nil {
+	image, err := p.linked()
+	if err != nil {
 		return err
 	}
-	return p.patch(m, cpu)
+	jumps, err := p.jumps(m)
+	if err != nil {
+		return err
+	}
+	all := append([]vitrine.Code{{Addr: p.base, Bytes: image}}, jumps...)
+	if err := m.ctl.WriteCode(cpu, all...); err != nil {
+		return err
+	}
+	return readBack(m.as, all)
 }
 
-// writeCode links the object at its place and stores the code region.
-func (p *planted) writeCode(m *machine, cpu int, obj *object, end ending) error {
-	values, err := constants(m.f, p.l, p.frame)
-	if err != nil {
-		return err
-	}
+// linked returns the code region's bytes.
+func (p *seed) linked() ([]byte, error) {
 	text := p.base + codeHeaderSize
-	values["vt_data"] = uint64(p.data)
-	values["__x86_return_thunk"] = uint64(end.thunk)
-	if end.thunk == 0 {
-		values["__x86_return_thunk"] = uint64(text) + obj.defined["vt_plain_return"]
+	p.values["vt_data"] = uint64(p.data)
+	p.values["__x86_return_thunk"] = uint64(p.end.thunk)
+	if p.end.thunk == 0 {
+		p.values["__x86_return_thunk"] = uint64(text) + p.obj.defined["vt_plain_return"]
 	}
-	linked, err := obj.link(text, values)
+	linked, err := p.obj.link(text, p.values)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	image, err := p.image(linked, text+arch.GVA(obj.defined["vt_enter_trampoline"]), text+arch.GVA(obj.defined["vt_leave_trampoline"]))
-	if err != nil {
-		return err
-	}
-	if err := m.ctl.WriteCode(cpu, image, p.base); err != nil {
-		return fmt.Errorf("write code: %w", err)
-	}
-	back := make([]byte, len(image))
-	if _, err := m.as.Read(back, p.base); err != nil || string(back) != string(image) {
-		return fmt.Errorf("write code: it does not read back: %w", err)
+	return p.image(linked, text+arch.GVA(p.obj.defined["vt_enter_trampoline"]), text+arch.GVA(p.obj.defined["vt_leave_trampoline"]))
+}
+
+// readBack makes sure that what was written is there.
+func readBack(as *vitrine.AddressSpace, pieces []vitrine.Code) error {
+	var buf []byte
+	for _, c := range pieces {
+		buf = slices.Grow(buf[:0], len(c.Bytes))[:len(c.Bytes)]
+		if _, err := as.Read(buf, c.Addr); err != nil || !bytes.Equal(buf, c.Bytes) {
+			return fmt.Errorf("write code at %v: it does not read back: %w", c.Addr, err)
+		}
 	}
 	return nil
 }
 
-// patch turns the nops into jumps.
-func (p *planted) patch(m *machine, cpu int) error {
+// jumps returns what the nops are replaced by.
+func (p *planted) jumps(m *machine) ([]vitrine.Code, error) {
+	var pieces []vitrine.Code
 	for i, s := range p.sites {
 		b, err := jump(s.addr, p.stub(i))
 		if err != nil {
-			return err
+			return nil, err
 		}
 		var now [nopSize]byte
 		if _, err := m.as.Read(now[:], s.addr); err != nil {
-			return err
+			return nil, err
 		}
 		if now != s.nop {
-			return fmt.Errorf("patch %v: %w", s.addr, errTaken)
+			return nil, fmt.Errorf("patch %v: %w", s.addr, errTaken)
 		}
-		if err := m.ctl.WriteCode(cpu, b[:], s.addr); err != nil {
-			return fmt.Errorf("patch %v: %w", s.addr, err)
-		}
+		pieces = append(pieces, vitrine.Code{Addr: s.addr, Bytes: b[:]})
 	}
-	return nil
+	return pieces, nil
+}
+
+// translate makes the whole data region known to the host side.
+func (p *planted) translate(as *vitrine.AddressSpace) error {
+	all, err := newMemory(as, p.data, p.l.size)
+	if err == nil {
+		p.m = all
+	}
+	return err
 }
 
 // unpatch turns those of the jumps that are ours into nops again.
 func (p *planted) unpatch(m *machine, cpu int) error {
+	var pieces []vitrine.Code
 	var errs []error
 	for i, s := range p.sites {
 		var now [nopSize]byte
@@ -268,15 +302,18 @@ func (p *planted) unpatch(m *machine, cpu int) error {
 		if to, ok := jumpTarget(s.addr, now[:]); !ok || to != p.stub(i) {
 			continue
 		}
-		if err := m.ctl.WriteCode(cpu, s.nop[:], s.addr); err != nil {
-			errs = append(errs, fmt.Errorf("restore %v: %w", s.addr, err))
-		}
+		pieces = append(pieces, vitrine.Code{Addr: s.addr, Bytes: s.nop[:]})
+	}
+	if err := m.ctl.WriteCode(cpu, pieces...); err != nil {
+		errs = append(errs, fmt.Errorf("restore code: %w", err))
+	} else {
+		errs = append(errs, readBack(m.as, pieces))
 	}
 	return errors.Join(errs...)
 }
 
 // writeData fills in the header and the function table; the rest is zero.
-func (p *planted) writeData(m *machine, fns []function, set *settings) error {
+func (p *seed) writeData(m *machine) error {
 	h := make([]byte, hdrEnd)
 	le := binary.LittleEndian
 	le.PutUint64(h[hdrMagic:], headerMagic)
@@ -284,20 +321,20 @@ func (p *planted) writeData(m *machine, fns []function, set *settings) error {
 	le.PutUint64(h[hdrSize:], p.l.size)
 	le.PutUint64(h[hdrCode:], uint64(p.base))
 	le.PutUint64(h[hdrStale:], staleTicks(m.f))
-	mode := set.filter.fill(h)
-	if set.lossless {
+	mode := p.set.filter.fill(h)
+	if p.set.lossless {
 		mode |= modeLossless
 	}
 	le.PutUint32(h[hdrMode:], mode)
 	if err := p.m.write(h, 0); err != nil {
 		return err
 	}
-	for i, fn := range fns {
+	for i, fn := range p.fns {
 		if err := p.m.write(fn.encode(), funcsOffset+uint64(i)*funcSize); err != nil {
 			return err
 		}
 	}
-	return set.filter.fillBitmap(p.m, p.l.bitmap)
+	return p.set.filter.fillBitmap(p.m, p.l.bitmap)
 }
 
 // encode returns the function's entry in the table.

@@ -382,31 +382,35 @@ func (c *control) SetPC(cpu int, pc arch.GVA) error {
 	return nil
 }
 
-func (c *control) Insert(_ arch.BreakpointKind, a arch.GVA) error {
+func (c *control) Insert(_ arch.BreakpointKind, all ...arch.GVA) error {
 	c.stopped("Insert")
-	if c.bps[a] {
-		c.t.Errorf("breakpoint at %v planted twice", a)
+	for _, a := range all {
+		if c.bps[a] {
+			c.t.Errorf("breakpoint at %v planted twice", a)
+		}
+		if err := c.op("insert"); err != nil {
+			return err
+		}
+		c.bps[a], c.ever[a] = true, true
 	}
-	if err := c.op("insert"); err != nil {
-		return err
-	}
-	c.bps[a], c.ever[a] = true, true
 	return nil
 }
 
-func (c *control) Remove(_ arch.BreakpointKind, a arch.GVA) error {
+func (c *control) Remove(_ arch.BreakpointKind, all ...arch.GVA) error {
 	c.stopped("Remove")
-	if !c.bps[a] {
-		c.t.Errorf("breakpoint at %v taken out twice", a)
+	for _, a := range all {
+		if !c.bps[a] {
+			c.t.Errorf("breakpoint at %v taken out twice", a)
+		}
+		if err := c.op("remove"); err != nil {
+			return err
+		}
+		delete(c.bps, a)
 	}
-	if err := c.op("remove"); err != nil {
-		return err
-	}
-	delete(c.bps, a)
 	return nil
 }
 
-func (c *control) WriteCode(int, []byte, arch.GVA) error { return c.op("writecode") }
+func (c *control) WriteCode(int, ...vitrine.Code) error { return c.op("writecode") }
 
 func (c *control) Step(_ context.Context, cpu int) error {
 	c.stopped("Step")
