@@ -121,15 +121,17 @@ func isStatic(file string) bool {
 // libraryDirs is where the dynamic linker of Debian finds libraries on x86-64.
 var libraryDirs = []string{"/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib"}
 
-// addProgram adds a dynamically linked program of the host, its interpreter and its libraries, at the same paths.
-func (a *archive) addProgram(file string) error {
-	if _, there := a.records[cpio.Normalize(file)]; there {
+// addProgram adds a dynamically linked program, its interpreter and its libraries, at the same paths. Libraries that are
+// not below the program's root are the host's.
+func (a *archive) addProgram(p program) error {
+	if _, there := a.records[cpio.Normalize(p.file)]; there {
 		return nil
 	}
-	if err := a.copyFile(file, file); err != nil {
+	from := filepath.Join("/", p.root, p.file)
+	if err := a.copyFile(p.file, from); err != nil {
 		return err
 	}
-	interp, needed, err := linkedTo(file)
+	interp, needed, err := linkedTo(from)
 	if err != nil {
 		return err
 	}
@@ -137,9 +139,9 @@ func (a *archive) addProgram(file string) error {
 		needed = append(needed, interp)
 	}
 	for _, lib := range needed {
-		at, err := findLibrary(lib)
+		at, err := findLibrary(lib, p.root)
 		if err != nil {
-			return fmt.Errorf("add %s: %w", file, err)
+			return fmt.Errorf("add %s: %w", p.file, err)
 		}
 		if err := a.addProgram(at); err != nil {
 			return err
@@ -167,16 +169,20 @@ func linkedTo(file string) (interp string, needed []string, err error) {
 	return interp, needed, err
 }
 
-func findLibrary(name string) (string, error) {
-	if filepath.IsAbs(name) {
-		return name, nil
-	}
-	for _, dir := range libraryDirs {
-		if p := filepath.Join(dir, name); exists(p) {
-			return p, nil
+// findLibrary finds a library by its name, or an interpreter by its path: the host's before what was unpacked below
+// root, so that a program gets one C library.
+func findLibrary(name, root string) (program, error) {
+	for _, r := range []string{"", root} {
+		if filepath.IsAbs(name) && exists(filepath.Join("/", r, name)) {
+			return program{name, r}, nil
+		}
+		for _, dir := range libraryDirs {
+			if file := filepath.Join(dir, name); !filepath.IsAbs(name) && exists(filepath.Join("/", r, file)) {
+				return program{file, r}, nil
+			}
 		}
 	}
-	return "", fmt.Errorf("find library %s in %s: %w", name, strings.Join(libraryDirs, ", "), fs.ErrNotExist)
+	return program{}, fmt.Errorf("find library %s in %s: %w", name, strings.Join(libraryDirs, ", "), fs.ErrNotExist)
 }
 
 // addModules adds the kernel's modules and the list of those to load at start.
@@ -199,13 +205,16 @@ func (a *archive) addModules(k *Kernel) error {
 }
 
 // buildInitramfs writes the initramfs of one guest.
-func buildInitramfs(to string, k *Kernel, o *Options) error {
+func buildInitramfs(to string, k *Kernel, programs []program, o *Options) error {
 	a := newArchive()
 	if err := a.addBusybox(); err != nil {
 		return err
 	}
 	for _, file := range dynamic {
-		if err := a.addProgram(file); err != nil {
+		programs = append(programs, program{file: file})
+	}
+	for _, p := range programs {
+		if err := a.addProgram(p); err != nil {
 			return err
 		}
 	}

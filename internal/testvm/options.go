@@ -40,6 +40,9 @@ type Options struct {
 	// the VM's methods that talk to that program fail. /proc, /sys and /dev are for the script to mount. The script
 	// says that it is up by printing ScriptReady to /dev/console.
 	Script string
+	// Programs are dynamically linked programs that the guest has besides those of every guest, by their paths on a Debian
+	// machine: the host's, with their libraries, or else Debian's (/usr/bin/strace is known), fetched on first use.
+	Programs []string
 	// Files are put into the guest's root file system, by path.
 	Files map[string][]byte
 

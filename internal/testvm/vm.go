@@ -33,14 +33,15 @@ type VM struct {
 	// Hello is what the guest said when it came up; set by Boot and AwaitBoot.
 	Hello wire.Hello
 
-	paths   paths
-	cmd     *exec.Cmd
-	monitor *monitor
-	listen  net.Listener
-	stderr  *bytes.Buffer
-	exited  chan struct{} // closed when QEMU has ended; exitErr is set before
-	exitErr error
-	close   sync.Once
+	paths    paths
+	programs []program
+	cmd      *exec.Cmd
+	monitor  *monitor
+	listen   net.Listener
+	stderr   *bytes.Buffer
+	exited   chan struct{} // closed when QEMU has ended; exitErr is set before
+	exitErr  error
+	close    sync.Once
 
 	link link
 }
@@ -71,9 +72,13 @@ func Start(ctx context.Context, o *Options) (*VM, error) {
 		return nil, fmt.Errorf("start guest: %w: apt-get install qemu-system-x86", err)
 	}
 	var kernel *Kernel
+	var programs []program
 	if !o.Firmware {
 		var err error
 		if kernel, err = FetchKernel(ctx, o.Kernel, o.Progress); err != nil {
+			return nil, fmt.Errorf("start guest: %w", err)
+		}
+		if programs, err = findPrograms(ctx, o.Programs, o.Progress); err != nil {
 			return nil, fmt.Errorf("start guest: %w", err)
 		}
 	}
@@ -87,7 +92,7 @@ func Start(ctx context.Context, o *Options) (*VM, error) {
 	if o.Name == "" {
 		o.Name = fmt.Sprintf("vitrine-%d-%d", os.Getpid(), serial.Add(1))
 	}
-	vm := &VM{Options: o, Kernel: kernel, Name: o.Name, Dir: dir, paths: pathsIn(dir), stderr: &bytes.Buffer{}, exited: make(chan struct{})}
+	vm := &VM{Options: o, Kernel: kernel, Name: o.Name, Dir: dir, paths: pathsIn(dir), programs: programs, stderr: &bytes.Buffer{}, exited: make(chan struct{})}
 	vm.QMP = vm.paths.qmp
 	if err := vm.start(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("start guest: %w", err), vm.Close())
@@ -97,7 +102,7 @@ func Start(ctx context.Context, o *Options) (*VM, error) {
 
 func (vm *VM) start(ctx context.Context) error {
 	if vm.Kernel != nil {
-		if err := buildInitramfs(vm.paths.initrd, vm.Kernel, vm.Options); err != nil {
+		if err := buildInitramfs(vm.paths.initrd, vm.Kernel, vm.programs, vm.Options); err != nil {
 			return fmt.Errorf("build initramfs: %w", err)
 		}
 	}

@@ -11,7 +11,6 @@ import (
 	"runtime"
 	"strconv"
 	"sync/atomic"
-	"time"
 	"unsafe"
 
 	"github.com/vitrine-vmi/vitrine/internal/testvm/wire"
@@ -34,11 +33,11 @@ func init() { // not a literal: the programs reach the map through pid 1's code
 	workloads["sleeper"] = sleeper
 	workloads["procs"] = manyProcs
 	workloads["threads"] = manyThreads
-	workloads["fork"] = forkLoop
-	workloads["exec"] = execLoop
+	workloads["fork"] = loop(forks)
+	workloads["exec"] = loop(execs)
 	workloads["getppid"] = getppidLoop
-	workloads["open"] = openLoop
-	workloads["openread"] = openReadLoop
+	workloads["open"] = loop(opens)
+	workloads["openread"] = loop(openReads)
 	workloads["load"] = mixedLoad
 	workloads["files"] = holdFiles
 	workloads["maps"] = holdMaps
@@ -65,9 +64,15 @@ func workloadMain(kind, name string, args []string) {
 	}
 }
 
-// ready tells pid 1, which tells the harness, that the workload is set up.
+// ready tells pid 1, which tells the harness, that the workload is set up. Whoever can read its memory finds the counter
+// at the address Info["counter"].
 func (w *work) ready(s wire.Spawned) error {
 	s.PID = os.Getpid()
+	if s.Info == nil {
+		s.Info = map[string]string{}
+	}
+	s.Info["counter"] = fmt.Sprintf("%p", w.count)
+	atomic.AddUint64(w.count, 0) // its page is there from now on
 	return w.say(s)
 }
 
@@ -208,175 +213,4 @@ func manyThreads(w *work) error {
 		return err
 	}
 	return pause()
-}
-
-// paced calls op until it fails, at most rate times a second (0: as fast as it goes), counting.
-func paced(w *work, rate int, op func() error) error {
-	var gap time.Duration
-	if rate > 0 {
-		gap = time.Second / time.Duration(rate)
-	}
-	for {
-		if err := op(); err != nil {
-			return err
-		}
-		atomic.AddUint64(w.count, 1)
-		if gap > 0 {
-			time.Sleep(gap)
-		}
-	}
-}
-
-// forkLoop forks a child that ends at once, and reaps it. Arguments: rate a second.
-func forkLoop(w *work) error {
-	rate, err := w.arg(0, 0)
-	if err != nil {
-		return err
-	}
-	if err := w.ready(wire.Spawned{}); err != nil {
-		return err
-	}
-	return paced(w, rate, forkOnce)
-}
-
-func forkOnce() error {
-	pid, errno := endingChild()
-	if errno != 0 {
-		return fmt.Errorf("fork: %w", errno)
-	}
-	var ws unix.WaitStatus
-	for {
-		_, err := unix.Wait4(int(pid), &ws, 0, nil) //nolint:gosec // a pid
-		if !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
-}
-
-// execLoop runs a program to its end, again and again. Arguments: rate a second, path and its arguments (default
-// /bin/true).
-func execLoop(w *work) error {
-	rate, err := w.arg(0, 0)
-	if err != nil {
-		return err
-	}
-	argv := []string{"/bin/true"}
-	if len(w.args) > 1 {
-		argv = w.args[1:]
-	}
-	if err := w.ready(wire.Spawned{}); err != nil {
-		return err
-	}
-	return paced(w, rate, func() error {
-		p, err := os.StartProcess(argv[0], argv, &os.ProcAttr{})
-		if err != nil {
-			return err
-		}
-		_, err = p.Wait()
-		return err
-	})
-}
-
-// getppidLoop makes the cheapest system call as fast as it goes. It counts in steps of 256. Arguments: none.
-func getppidLoop(w *work) error {
-	if err := w.ready(wire.Spawned{}); err != nil {
-		return err
-	}
-	for {
-		for range 256 {
-			_, _, _ = unix.RawSyscall(unix.SYS_GETPPID, 0, 0, 0)
-		}
-		atomic.AddUint64(w.count, 256)
-	}
-}
-
-// openLoop opens and closes paths in turn; one that is absent is opened in vain. It counts pairs. Arguments: rate a
-// second, paths (default /etc/hostname).
-func openLoop(w *work) error {
-	rate, err := w.arg(0, 0)
-	if err != nil {
-		return err
-	}
-	paths := []string{"/etc/hostname"}
-	if len(w.args) > 1 {
-		paths = w.args[1:]
-	}
-	c := make([]*byte, len(paths))
-	for i, p := range paths {
-		if c[i], err = unix.BytePtrFromString(p); err != nil {
-			return err
-		}
-	}
-	if err := w.ready(wire.Spawned{}); err != nil {
-		return err
-	}
-	i := 0
-	return paced(w, rate, func() error {
-		openClose(c[i%len(c)])
-		i++
-		return nil
-	})
-}
-
-func openClose(path *byte) {
-	dirfd := unix.AT_FDCWD
-	fd, _, errno := unix.RawSyscall6(unix.SYS_OPENAT, uintptr(dirfd), uintptr(unsafe.Pointer(path)), unix.O_RDONLY|unix.O_CLOEXEC, 0, 0, 0) //nolint:gosec // a path
-	if errno == 0 {
-		_, _, _ = unix.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
-	}
-}
-
-// openReadLoop opens, reads and closes /proc/self/stat. Arguments: rate a second.
-func openReadLoop(w *work) error {
-	rate, err := w.arg(0, 0)
-	if err != nil {
-		return err
-	}
-	if err := w.ready(wire.Spawned{}); err != nil {
-		return err
-	}
-	return paced(w, rate, func() error {
-		_, err := os.ReadFile("/proc/self/stat")
-		return err
-	})
-}
-
-// mixedLoad forks, opens and executes on N threads as fast as it goes; it counts rounds. Arguments: N (default one for
-// each CPU).
-func mixedLoad(w *work) error {
-	n, err := w.arg(0, runtime.NumCPU())
-	if err != nil {
-		return err
-	}
-	path, err := unix.BytePtrFromString("/etc/hostname")
-	if err != nil {
-		return err
-	}
-	if err := w.ready(wire.Spawned{}); err != nil {
-		return err
-	}
-	failed := make(chan error)
-	for range n {
-		go func() {
-			runtime.LockOSThread()
-			failed <- paced(w, 0, func() error {
-				for range 8 {
-					openClose(path)
-				}
-				if err := forkOnce(); err != nil {
-					return err
-				}
-				if atomic.LoadUint64(w.count)%16 != 0 {
-					return nil
-				}
-				p, err := os.StartProcess("/bin/true", []string{"/bin/true"}, &os.ProcAttr{})
-				if err != nil {
-					return err
-				}
-				_, err = p.Wait()
-				return err
-			})
-		}()
-	}
-	return <-failed
 }
