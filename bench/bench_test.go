@@ -3,7 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -126,34 +129,111 @@ func BenchmarkProcesses(b *testing.B) {
 	}
 }
 
-// TestRun makes the whole table, with the shortest measurements.
+// TestRun measures the cheapest loop under every tracer.
 func TestRun(t *testing.T) {
 	if testing.Short() {
 		vmtest.Skip(t, "it boots a guest", "without -short")
 	}
 	var out bytes.Buffer
-	if err := run(t.Context(), &out, t.Output(), &options{smoke: true, kernel: "6.1-cloud", cpu: "max"}); err != nil {
+	if err := run(t.Context(), &out, t.Output(), &options{smoke: true, json: true, only: "getppid", kernel: "6.1-cloud", cpu: "max"}); err != nil {
 		t.Fatal(err)
 	}
 	t.Log("\n" + out.String())
-	for _, what := range []string{"identify, cold", "identify, warm", "in kernel text", "in all RAM", "sequential", "ps of", "getppid", "open+close"} {
-		if !strings.Contains(out.String(), what) {
-			t.Errorf("the table lacks %q", what)
+	got := map[string]comparison{}
+	for line := range bytes.Lines(out.Bytes()) {
+		var c comparison
+		if err := json.Unmarshal(line, &c); err != nil {
+			t.Fatal(err)
 		}
+		got[c.Tracer] = c
+	}
+	for _, tr := range append([]tracer{{name: "untraced"}}, tracers...) {
+		c, ok := got[tr.name]
+		if !ok || c.Loop != "getppid" || c.Rate <= 0 || c.Slower <= 0 || c.Note != "" && tr.records != "calls" {
+			t.Errorf("%s: %+v", tr.name, c)
+		}
+		if wanted := tr.records != "" && tr.only == ""; wanted != (c.Records > 0) {
+			t.Errorf("%s: %v records/s", tr.name, c.Records)
+		}
+	}
+	if strace, implant := got["strace in the guest"], got["implant, stream"]; strace.Slower < implant.Slower {
+		t.Errorf("strace slows the guest down %v times, an implant %v times", strace.Slower, implant.Slower)
+	}
+}
+
+func TestMeter(t *testing.T) {
+	begin := time.Now()
+	every := func(d time.Duration) *meter {
+		return &meter{read: func() (uint64, error) { return uint64(time.Since(begin) / d), nil }}
+	}
+	if r, err := every(10*time.Millisecond).rate(t.Context(), 100*time.Millisecond, time.Minute); err != nil || r.below || r.perSecond < 20 || r.perSecond > 110 {
+		t.Errorf("rate of 100/s = %+v, %v", r, err)
+	}
+	if r, err := every(time.Hour).rate(t.Context(), time.Millisecond, 50*time.Millisecond); err != nil || !r.below || r.perSecond < 1 || r.perSecond > 21 {
+		t.Errorf("rate of what stands still = %+v, %v", r, err)
+	}
+	bad := errors.New("bad")
+	if _, err := (&meter{read: func() (uint64, error) { return 0, bad }}).rate(t.Context(), time.Millisecond, time.Second); !errors.Is(err, bad) {
+		t.Errorf("rate of what can't be read: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := every(time.Hour).rate(ctx, time.Millisecond, time.Minute); !errors.Is(err, context.Canceled) {
+		t.Errorf("rate without time: %v", err)
+	}
+}
+
+func TestComparison(t *testing.T) {
+	c := &comparison{Loop: "getppid", Tracer: "implant, stream", Thing: "calls", Counts: "entries and returns", records: []float64{5, 3000, 4}, cpus: []float64{50}}
+	c.add(reading{perSecond: 100}, 200)
+	c.add(reading{}, 200) // it could not be measured
+	c.add(reading{perSecond: 10}, 200)
+	c.add(reading{perSecond: 50, below: true}, 200)
+	c.finish()
+	if want := []string{"getppid", "implant, stream", "<50.0 calls/s", ">4.00x", "2.00x to 20x, 3 times", "<= 2.5x", "5.0 /s", "0", "50%", ""}; !slices.Equal(c.cells(), want) {
+		t.Errorf("cells %q, want %q", c.cells(), want)
+	}
+	none := &comparison{Loop: "tar", Tracer: "trap", Note: "why"}
+	none.finish()
+	if want := []string{"tar", "trap", "-", "-", "-", "-", "-", "-", "-", "why"}; !slices.Equal(none.cells(), want) {
+		t.Errorf("cells %q, want %q", none.cells(), want)
+	}
+}
+
+func TestGuestTexts(t *testing.T) {
+	stats := "entries: 7\noverrun: 5\ncommit overrun: 1\nbytes: 300\noldest event ts:  2.0\nnow ts: 3.1\ndropped events: 2\nread events: 40\n"
+	if got := parseBufferStats(stats); got != (tally{40, 8}) {
+		t.Errorf("statistics %+v", got)
+	}
+	if got := field("Name:\tx\nTracerPid:\t12\n", "TracerPid"); got != "12" {
+		t.Errorf("tracer %q", got)
+	}
+	if got := field("", "TracerPid"); got != "" {
+		t.Errorf("tracer %q of nothing", got)
 	}
 }
 
 func TestTable(t *testing.T) {
-	var tab table
+	tab := table{setting: "here"}
 	tab.add("a", "1 ms", "< 2 ms", "note")
 	tab.add("longer", "22 ms", "", "")
+	tab.compared = []*comparison{{Loop: "tar", Tracer: "trap", Note: "why", Planted: []float64{3, 9}}}
+	tab.addStops()
 	var b bytes.Buffer
 	if err := tab.print(&b); err != nil {
 		t.Fatal(err)
 	}
-	const want = "WHAT    MEASURED  GOAL    NOTE\na       1 ms      < 2 ms  note\nlonger  22 ms     -       \n"
-	if b.String() != want {
-		t.Errorf("got\n%q, want\n%q", b.String(), want)
+	for _, want := range []string{"here\n\nWHAT ", "\na  ", "6 ms      <= 150 ms  3 to 9 ms, 2 times\n\nLOOP  TRACER", "\ntar   trap "} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("got\n%s, which lacks %q", b.String(), want)
+		}
+	}
+	b.Reset()
+	if err := tab.writeJSON(&b); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Count(b.String(), "\n"); got != 5 || !strings.Contains(b.String(), `{"what":"a","measured":"1 ms","goal":"< 2 ms","note":"note"}`) {
+		t.Errorf("%d lines of JSON:\n%s", got, b.String())
 	}
 }
 

@@ -1,9 +1,13 @@
 // Command bench boots a guest, measures what Vitrine does with it, and prints
-// one table. Ratios are against the same guest untraced in the same run, so
-// they hold on a loaded machine too; absolute numbers are this machine's.
+// two tables: what each thing takes, and how much slower loops and jobs in the
+// guest go when all system calls are traced, by Vitrine and by tracers inside
+// the guest. Ratios are against the same guest untraced right before and after,
+// so they hold on a loaded machine too; absolute numbers are this machine's.
 //
-//	go run ./bench            some minutes
-//	go run ./bench -smoke     under a minute, to see that everything works
+//	go run ./bench                      some minutes
+//	go run ./bench -smoke               about a minute, to see that everything works
+//	go run ./bench -only getppid,tar    these loops alone
+//	go run ./bench -json                one JSON object a line instead of the tables
 //
 // The parts are also Go benchmarks: go test -bench . ./bench
 package main
@@ -16,19 +20,23 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 )
 
 func main() {
-	smoke := flag.Bool("smoke", false, "take short measurements: numbers are rough")
-	guest := flag.String("kernel", "6.1-cloud", "kernel of the guest")
-	cpu := flag.String("cpu", "max", "QEMU's -cpu for the guest")
+	var o options
+	flag.BoolVar(&o.smoke, "smoke", false, "take short measurements: numbers are rough")
+	flag.BoolVar(&o.json, "json", false, "print one JSON object a line")
+	flag.StringVar(&o.only, "only", "", "measure these loops alone (names, separated by commas)")
+	flag.StringVar(&o.kernel, "kernel", "6.1-cloud", "kernel of the guest")
+	flag.StringVar(&o.cpu, "cpu", "max", "QEMU's -cpu for the guest")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Stdout, os.Stderr, &options{smoke: *smoke, kernel: *guest, cpu: *cpu}); err != nil {
+	if err := run(ctx, os.Stdout, os.Stderr, &o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		stop()
 		os.Exit(1) //nolint:gocritic // stop has been called
@@ -38,20 +46,57 @@ func main() {
 // options say what is measured, and on what.
 type options struct {
 	smoke  bool
+	json   bool
+	only   string // names of loops; empty: everything
 	kernel string // as testvm names it
 	cpu    string
+}
+
+// wants says whether a loop is to be measured.
+func (o *options) wants(name string) bool {
+	return o.only == "" || slices.Contains(strings.Split(o.only, ","), name)
 }
 
 // span is how long a measurement of a rate takes.
 func (o *options) span() time.Duration {
 	if o.smoke {
-		return 500 * time.Millisecond
+		return 300 * time.Millisecond
 	}
-	return 2 * time.Second
+	return 1500 * time.Millisecond
 }
 
-// tries is how often a rate is measured; the highest counts.
-func (o *options) tries() int {
+// spanOf is the span for a loop: of a job there have to be several rounds.
+func (o *options) spanOf(l *loop) time.Duration {
+	if l.job {
+		return 2 * o.span()
+	}
+	return o.span()
+}
+
+// leavesOut says whether there is no time for a tracer of a loop: a short run
+// tries each tracer on the simple loops, and each loop under two tracers.
+func (o *options) leavesOut(tr *tracer, l *loop) bool {
+	return o.smoke && l.works && !tr.brief
+}
+
+// settle is how long a loop runs before it is measured.
+func (o *options) settle() time.Duration {
+	if o.smoke {
+		return 100 * time.Millisecond
+	}
+	return 500 * time.Millisecond
+}
+
+// patience is how long a loop may take for one round.
+func (o *options) patience() time.Duration {
+	if o.smoke {
+		return 5 * time.Second
+	}
+	return 20 * time.Second
+}
+
+// rounds is how often a loop is measured under each tracer; the median counts.
+func (o *options) rounds() int {
 	if o.smoke {
 		return 1
 	}
@@ -90,15 +135,21 @@ func run(ctx context.Context, out, progress io.Writer, o *options) error {
 		{"attach and identify", measureAttach},
 		{"memory", measureMemory},
 		{"processes", measureProcesses},
-		{"probes", measureProbes},
+		{"tracers", measureTracers},
 	} {
+		if o.only != "" && part.name != "tracers" {
+			continue
+		}
 		fmt.Fprintf(progress, "%s measuring %s\n", time.Now().UTC().Format(time.TimeOnly), part.name)
 		if err := part.measure(ctx, e, &t); err != nil {
 			return fmt.Errorf("measure %s: %w", part.name, err)
 		}
 	}
-	fmt.Fprintf(out, "guest: %s, -cpu %s, %d vCPUs, %d MiB, TCG; host: %s, %d CPUs, load %s\n\n",
+	t.setting = fmt.Sprintf("guest: %s, -cpu %s, %d vCPUs, %d MiB, TCG; host: %s, %d CPUs, load %s",
 		e.k.Release(), o.cpu, e.g.CPUs(), e.g.MemoryBytes()>>20, cpuModel(), runtime.NumCPU(), loadAverage())
+	if o.json {
+		return t.writeJSON(out)
+	}
 	return t.print(out)
 }
 

@@ -1,32 +1,122 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 )
 
 // table is what was measured.
-type table struct{ rows []row }
+type table struct {
+	setting  string // guest and host
+	rows     []row
+	compared []*comparison
+}
 
 // row is one measurement. Goal is what the project wants to reach, empty where
 // there is none.
-type row struct{ what, value, goal, note string }
+type row struct {
+	What  string `json:"what"`
+	Value string `json:"measured"`
+	Goal  string `json:"goal,omitempty"`
+	Note  string `json:"note,omitempty"`
+}
 
 func (t *table) add(what, value, goal, note string) {
 	t.rows = append(t.rows, row{what, value, goal, note})
 }
 
-// print writes the table with aligned columns.
-func (t *table) print(w io.Writer) error {
-	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(tw, "WHAT\tMEASURED\tGOAL\tNOTE")
+// addStops adds how long the guest stands still while implants come and go.
+func (t *table) addStops() {
+	var in, out []float64
+	for _, c := range t.compared {
+		in, out = append(in, c.Planted...), append(out, c.Removed...)
+	}
+	for _, r := range []struct {
+		what string
+		ms   []float64
+	}{{"implants in all system calls: guest stopped to plant them", in}, {"implants in all system calls: guest stopped to take them out", out}} {
+		if len(r.ms) > 0 {
+			t.add(r.what, fmt.Sprintf("%.0f ms", median(r.ms)), "<= 150 ms", fmt.Sprintf("%.0f to %.0f ms, %d times", slices.Min(r.ms), slices.Max(r.ms), len(r.ms)))
+		}
+	}
+}
+
+// writeJSON writes an object for the setting and for each row of each table.
+func (t *table) writeJSON(w io.Writer) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false) // goals have signs that are none
+	err := e.Encode(map[string]string{"setting": t.setting})
 	for _, r := range t.rows {
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", r.what, r.value, dash(r.goal), r.note)
+		err = errors.Join(err, e.Encode(r))
+	}
+	for _, c := range t.compared {
+		err = errors.Join(err, e.Encode(c))
+	}
+	return err
+}
+
+// print writes the tables with aligned columns.
+func (t *table) print(w io.Writer) error {
+	fmt.Fprintf(w, "%s\n\n", t.setting)
+	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	if len(t.rows) > 0 {
+		fmt.Fprintln(tw, "WHAT\tMEASURED\tGOAL\tNOTE")
+	}
+	for _, r := range t.rows {
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", r.What, r.Value, dash(r.Goal), r.Note)
+	}
+	if len(t.compared) == 0 {
+		return tw.Flush()
+	}
+	fmt.Fprintln(tw)
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(tw, "LOOP\tTRACER OF ALL CALLS\tRATE\tSLOWER\tSPREAD\tGOAL\tRECORDS\tLOST\tHOST CPU\tNOTE")
+	for _, c := range t.compared {
+		fmt.Fprintln(tw, strings.Join(c.cells(), "\t"))
 	}
 	return tw.Flush()
+}
+
+// goals are what the project wants of how much slower a loop goes.
+var goals = map[string]string{
+	"getppid/implant, stream": "<= 2.5x", "getppid/implant, stream, filtered out": "<= 1.3x",
+	"open+close/implant, stream": "<= 1.3x", "tar/implant, stream": "<= 1.2x",
+}
+
+func (c *comparison) cells() []string {
+	cells := []string{c.Loop, c.Tracer, "-", "-", "-", dash(goals[c.Loop+"/"+c.Tracer]), "-", "-", "-", c.Note}
+	if len(c.rates) == 0 {
+		return cells
+	}
+	bound := map[bool]string{true: ">"}[c.AtLeast]
+	cells[2] = map[bool]string{true: "<"}[c.AtLeast] + count(c.Rate) + c.Thing + "/s"
+	cells[3] = bound + factor(c.Slower)
+	if len(c.Ratios) > 1 {
+		cells[4] = fmt.Sprintf("%s to %s, %d times", factor(slices.Min(c.Ratios)), factor(slices.Max(c.Ratios)), len(c.Ratios))
+	}
+	if c.Counts != "" {
+		cells[6], cells[7] = count(c.Records)+"/s", fmt.Sprint(c.Lost)
+	}
+	if c.Tracer != "untraced" && !c.Inside {
+		cells[8] = fmt.Sprintf("%.0f%%", c.CPU)
+	}
+	return cells
+}
+
+// factor writes a ratio.
+func factor(v float64) string {
+	if v < 10 {
+		return fmt.Sprintf("%.2fx", v)
+	}
+	return fmt.Sprintf("%.0fx", v)
 }
 
 func dash(s string) string {
