@@ -211,8 +211,10 @@ func TestHouseNamesNoMachine(t *testing.T) {
 // pins are the versions that are known to build, verify and cross-build together. A dependency that is not among them
 // is a decision: add it here with the commit that says why.
 var pins = map[string]string{
+	"github.com/anchore/go-lzo":       "v0.1.1",
 	"github.com/cilium/ebpf":          "v0.22.0",
 	"github.com/google/go-cmp":        "v0.7.0",
+	"github.com/klauspost/compress":   "v1.20.3",
 	"github.com/rogpeppe/go-internal": "v1.16.0",
 	"github.com/spf13/cobra":          "v1.10.2",
 	"github.com/spf13/pflag":          "",
