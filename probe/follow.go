@@ -18,11 +18,12 @@ func (p *Planted) wants(t *Thread) bool {
 	if f.empty() {
 		return true
 	}
-	return (p.family == nil || p.family.has(t)) && f.passes(t) && (f.Match == nil || f.Match(t))
+	return (p.family == nil || p.s.trusted.Load() == f || p.family.has(t)) && f.passes(t) && (f.Match == nil || f.Match(t))
 }
 
 // family is the processes of a filter, with their descendants if it follows
-// them. It belongs to the goroutine that runs.
+// them, for engines that do not find that out in the guest. It belongs to the
+// goroutine that runs.
 type family struct {
 	facts  *facts
 	roots  []int

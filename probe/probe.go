@@ -71,19 +71,35 @@ type Capture struct {
 	// Arg is the number of the argument that points to the memory: of the system
 	// call where Probe.User is set, else of the function.
 	Arg int
-	// Max is the number of bytes to copy, up to a NUL if String is set.
+	// Max is the number of bytes to copy, up to a NUL if String is set. A string
+	// that is longer comes without its NUL.
 	Max    int
 	String bool
-	// Length limits a buffer further: LengthResult, or the number of an argument
-	// plus 1; 0 does not.
+	// Strings copies the strings of a list of pointers that ends with NULL, as
+	// argv is; see SplitStrings.
+	Strings bool
+	// Pointers counts the pointers of such a list, up to 4096, as four bytes,
+	// little-endian.
+	Pointers bool
+	// Via, when not 0, is the position plus 1 of an earlier one of the probe's
+	// captures that holds the pointer, at Offset; Arg is not used then.
+	Via, Offset int
+	// Length limits a buffer further: to the argument of that number plus 1, or
+	// to one of the Length constants; 0 does not.
 	Length int
+	// Unit is how many bytes each one is that Length counts; 0 is 1.
+	Unit int
 	// Return copies when the call returns, for what the kernel writes. Without
 	// it, what could not be read at entry is tried again then, of a system call.
 	Return bool
 }
 
-// LengthResult limits a capture to as many bytes as the function's result.
-const LengthResult = engine.LengthResult
+// Values of Capture.Length.
+const (
+	LengthResult     = engine.LengthResult     // the function's result
+	LengthNext       = engine.LengthNext       // with Via: the 32-bit number behind the pointer
+	LengthNextResult = engine.LengthNextResult // the lesser of the two
+)
 
 // Filter says which threads are of interest. A list that is empty does not
 // restrict; a thread must pass all of those that are not.
@@ -91,7 +107,9 @@ type Filter struct {
 	PIDs  []int    // process ids (thread group ids)
 	Comms []string // the kernel's short names, at most 15 bytes each
 	UIDs  []uint32 // real user ids
-	// Follow extends PIDs to the descendants of those processes. One whose
+	// Follow extends PIDs to the descendants of those processes: whoever is one
+	// by its living parents when Run begins, and with the implant engine every
+	// process that one of them makes from then on. With the trap engine, one whose
 	// parents had all ended before its first hit is not recognised.
 	Follow bool
 	// Match, when set, has the last word. It runs like a callback.

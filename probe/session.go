@@ -48,6 +48,9 @@ type Session struct {
 	families map[*Filter]*family
 	quit     context.CancelFunc // nil outside Run
 	closed   bool
+	vouched  *Filter // the engine delivers nothing that the family of this one does not pass
+
+	trusted atomic.Pointer[Filter] // the same, for the present Run from its begin
 
 	filtered, passed atomic.Uint64
 }
@@ -166,6 +169,11 @@ func (t *target) capture(want []Capture) []int {
 	var at []int
 	for _, c := range want {
 		raw := engine.Capture(c)
+		if v := raw.Via; v > 0 && v <= len(at) {
+			raw.Via = at[v-1] + 1
+		} else if v != 0 {
+			raw.Via = len(t.captures) + 1 // itself: it holds nothing
+		}
 		i := slices.Index(t.captures, raw)
 		if i < 0 {
 			i = len(t.captures)
@@ -253,9 +261,7 @@ func (s *Session) change() (bad map[*engine.Point]bool, err error) {
 		returns := slices.ContainsFunc(t.probes, func(p *Planted) bool { return p.probe.Return != nil })
 		w = append(w, engine.Wanted{Point: t.point, Returns: returns, User: t.user(), Captures: t.captures})
 	}
-	if f, ok := s.engine.(engine.Filterer); ok {
-		f.SetFilter(s.commonFilter())
-	}
+	s.setFilter()
 	err = s.engine.Change(context.Background(), w)
 	bad = map[*engine.Point]bool{}
 	for _, e := range unjoin(err) {
@@ -267,27 +273,42 @@ func (s *Session) change() (bad map[*engine.Point]bool, err error) {
 	return bad, err
 }
 
-// commonFilter returns what all probes' filters have in common. The caller
-// holds mu.
-func (s *Session) commonFilter() engine.Filter {
-	var common *Filter
+// setFilter tells the engine what all probes' filters have in common. The
+// caller holds mu.
+func (s *Session) setFilter() {
+	e, ok := s.engine.(engine.Filterer)
+	if !ok {
+		return
+	}
+	common := s.commonFilter()
+	var raw engine.Filter
+	if common != nil {
+		raw = engine.Filter{PIDs: common.PIDs, Comms: common.Comms, UIDs: common.UIDs, Follow: common.Follow}
+	}
+	s.vouched = nil
+	if e.SetFilter(raw) {
+		s.vouched = common
+	}
+	if s.quit == nil {
+		s.trusted.Store(s.vouched)
+	} else if s.trusted.Load() != s.vouched {
+		s.trusted.Store(nil) // hits may come that another filter let pass
+	}
+}
+
+// commonFilter returns the filter of all probes, nil if they have not one. The
+// caller holds mu.
+func (s *Session) commonFilter() (common *Filter) {
 	for _, t := range s.byAddr {
 		for _, p := range t.probes {
 			f := p.probe.Filter
 			if f == nil || common != nil && f != common {
-				return engine.Filter{}
+				return nil
 			}
 			common = f
 		}
 	}
-	if common == nil {
-		return engine.Filter{}
-	}
-	out := engine.Filter{PIDs: common.PIDs, Comms: common.Comms, UIDs: common.UIDs}
-	if common.Follow {
-		out.PIDs = nil // who descends from whom is found out here
-	}
-	return out
+	return common
 }
 
 // unjoin takes apart what errors.Join has joined.
@@ -326,6 +347,7 @@ func (s *Session) begin(cancel context.CancelFunc) error {
 		return ErrRunning
 	}
 	s.quit = cancel
+	s.trusted.Store(s.vouched)
 	return nil
 }
 

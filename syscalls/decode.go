@@ -14,6 +14,17 @@ type Memory interface {
 	Read(p []byte, a arch.GVA) (int, error)
 }
 
+// Vectors is implemented by a Memory that holds lists of pointers to strings in
+// a form of its own. Its methods are tried before Read, and report false for
+// addresses of which they know nothing.
+type Vectors interface {
+	// Strings appends the strings of the list at a to dst. More says that there
+	// are more, cut that the last one is not whole; an error is why there are not.
+	Strings(dst [][]byte, a arch.GVA) (list [][]byte, more, cut bool, err error, ok bool)
+	// Pointers returns how many pointers are in the list at a, limit for no fewer.
+	Pointers(a arch.GVA, limit int) (int, bool)
+}
+
 // AtFDCWD is the descriptor that stands for the working directory.
 const AtFDCWD = -100
 
@@ -127,6 +138,7 @@ type decoding struct {
 	errs    [maxArgs]error
 	scratch [scratchSize]byte
 	small   [512]byte // one structure
+	strings [][]byte
 }
 
 func (d *Decoder) start(c *Call, m Memory, r Resolver) *decoding {
@@ -139,6 +151,7 @@ func (d *Decoder) start(c *Call, m Memory, r Resolver) *decoding {
 func (x *decoding) release() {
 	d := x.d
 	x.d, x.c, x.e, x.m, x.r = nil, nil, nil, nil, nil
+	clear(x.strings)
 	if cap(x.buf) > 4*textLimit {
 		x.buf = nil
 	}

@@ -3,6 +3,8 @@ package syscalls
 import (
 	"encoding/binary"
 	"strconv"
+
+	"github.com/vitrine-vmi/vitrine/arch"
 )
 
 // le is the byte order of all guests that Vitrine knows.
@@ -174,6 +176,12 @@ func (x *decoding) list(b []byte, v, n, size uint64, one func(b []byte, at uint6
 // appendArgv appends the strings that a NULL-terminated list of pointers at v
 // points to.
 func (x *decoding) appendArgv(b []byte, v uint64) ([]byte, error) {
+	if m, ok := x.m.(Vectors); ok {
+		list, more, cut, err, ok := m.Strings(x.strings[:0], arch.GVA(v))
+		if x.strings = list; ok {
+			return x.appendStrings(b, list, more, cut, err)
+		}
+	}
 	start := len(b)
 	b = append(b, '[')
 	size := uint64(x.d.wordSize())
@@ -201,24 +209,42 @@ func (x *decoding) appendArgv(b []byte, v uint64) ([]byte, error) {
 	return append(b, ", ...]"...), failed
 }
 
+// appendStrings appends a list of strings that is here.
+func (x *decoding) appendStrings(b []byte, list [][]byte, more, cut bool, err error) ([]byte, error) {
+	if err != nil && len(list) == 0 {
+		return b, err
+	}
+	b = append(b, '[')
+	for i, s := range list {
+		if i > 0 {
+			b = append(b, ", "...)
+		}
+		if i == x.d.opts.Args {
+			return append(b, "...]"...), nil
+		}
+		part := s[:min(len(s), x.d.opts.Paths)]
+		b = appendQuoted(b, part, len(part) < len(s) || cut && i == len(list)-1)
+	}
+	switch {
+	case err != nil:
+		b = appendReason(append(b, ", ..."...), err)
+	case more:
+		b = append(b, ", ..."...)
+	}
+	return append(b, ']'), err
+}
+
 // maxVars bounds how many environment variables are counted.
 const maxVars = 4096
 
 // appendEnvp appends the pointer and how many strings are in the list.
 func (x *decoding) appendEnvp(b []byte, v uint64) ([]byte, error) {
-	size := uint64(x.d.wordSize())
-	n := uint64(0)
-	for ; n < maxVars; n++ {
-		p, err := x.pointer(v + n*size)
-		if err != nil {
-			return b, err
-		}
-		if p == 0 {
-			break
-		}
+	n, err := x.pointers(v)
+	if err != nil {
+		return b, err
 	}
 	b = append(appendPtr(b, v), " /* "...)
-	b = strconv.AppendUint(b, n, 10)
+	b = strconv.AppendInt(b, int64(n), 10)
 	switch n {
 	case 1:
 		return append(b, " var */"...), nil
@@ -226,6 +252,22 @@ func (x *decoding) appendEnvp(b []byte, v uint64) ([]byte, error) {
 		b = append(b, '+')
 	}
 	return append(b, " vars */"...), nil
+}
+
+// pointers counts the pointers at v before a NULL, up to maxVars.
+func (x *decoding) pointers(v uint64) (int, error) {
+	if m, ok := x.m.(Vectors); ok {
+		if n, ok := m.Pointers(arch.GVA(v), maxVars); ok {
+			return min(n, maxVars), nil
+		}
+	}
+	for n := range maxVars {
+		p, err := x.pointer(v + uint64(n*x.d.wordSize()))
+		if err != nil || p == 0 {
+			return n, err
+		}
+	}
+	return maxVars, nil
 }
 
 // appendIovecs appends a list of n struct iovec, with the buffers as far as

@@ -86,6 +86,7 @@ func TestGuests(t *testing.T) {
 		t.Run(o.Kernel, func(t *testing.T) {
 			vm := vmtest.Shared(t, &o)
 			x := attach(t, vm)
+			t.Run("implant", func(t *testing.T) { testImplant(t, x) })
 			t.Run("calls", func(t *testing.T) { testCalls(t, x) })
 			t.Run("all", func(t *testing.T) { testAll(t, x) })
 			t.Run("limits", func(t *testing.T) { testLimits(t, x) })

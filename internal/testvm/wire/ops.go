@@ -157,3 +157,15 @@ type SeqCall struct {
 	Path string   `json:"path,omitempty"` // the path that was passed, for calls that take one
 	Ret  int64    `json:"ret"`            // as the kernel returned it: negative errno
 }
+
+// TreeMark is what "tree" and "clock" workloads add their numbers to: no process has such an id.
+const TreeMark = 1 << 30
+
+// Timed is one call of getpgid that a "clock" workload made, between two readings of the wall clock in nanoseconds
+// since 1970.
+type Timed struct {
+	TID    int    `json:"tid"`
+	Arg    uint64 `json:"arg"`
+	Before int64  `json:"before"`
+	After  int64  `json:"after"`
+}

@@ -100,29 +100,54 @@ type Capture struct {
 	Arg    int // the argument that points to it: a user register's where Wanted.User is set
 	Max    int // bytes
 	String bool
-	// Length limits a buffer further: LengthResult, or the number of an argument
-	// plus 1; 0 does not.
+	// Strings copies the strings of a list of pointers that ends with NULL, in the
+	// form that SplitStrings takes apart.
+	Strings bool
+	// Pointers only counts the pointers of such a list: a number of 32 bits.
+	Pointers bool
+	// Via, when not 0, is the position plus 1 of an earlier capture in the same
+	// list that holds the pointer, at Offset; Arg is not used then.
+	Via, Offset int
+	// Length limits a buffer further: to the argument of that number plus 1, or
+	// to one of the Length constants; 0 does not.
 	Length int
+	// Unit is how many bytes each one is that Length counts; 0 is 1.
+	Unit int
 	// Return copies at the return instead. What could not be read at the entry is
 	// tried again at the return in any case, of a system call.
 	Return bool
 }
 
-// LengthResult limits a capture to as many bytes as the function's result.
-const LengthResult = -1
+// Values of Capture.Length.
+const (
+	LengthResult     = -1 // the function's result
+	LengthNext       = -2 // with Via: the 32-bit number behind the pointer
+	LengthNextResult = -3 // the lesser of the two
+)
+
+// How a list of strings ends, as bits.
+const (
+	VectorMore  = 1 // there are more
+	VectorFault = 2 // what follows could not be read
+	VectorCut   = 4 // the last one goes on
+)
 
 // Filter says which threads' hits are wanted at all. Empty lists do not restrict.
 type Filter struct {
 	PIDs  []int // process ids
 	Comms []string
 	UIDs  []uint32
+	// Follow extends PIDs to the descendants of those processes.
+	Follow bool
 }
 
 // Filterer is implemented by engines that can leave hits out in the guest
-// already. They may still deliver hits that do not pass.
+// already.
 type Filterer interface {
-	// SetFilter replaces the filter; like Change it takes effect soon.
-	SetFilter(f Filter)
+	// SetFilter replaces the filter; like Change it takes effect soon. It reports
+	// whether no hit of other processes than the filter's will be delivered by a
+	// Run that begins with this filter.
+	SetFilter(f Filter) bool
 }
 
 // Stats are counters since the engine was made.

@@ -82,7 +82,10 @@ func (e *Engine) has(p *engine.Point) bool {
 }
 
 // check reports whether a point can be patched. The caller holds mu.
-func (e *Engine) check(p *engine.Point) error {
+func (e *Engine) check(p *engine.Point) error { return e.checkAt(p.Body[0].Start) }
+
+// checkAt does so for the function at addr.
+func (e *Engine) checkAt(addr arch.GVA) error {
 	if e.sites == nil {
 		s, err := readFtraceSites(e.cfg.Facts)
 		if err != nil {
@@ -90,7 +93,7 @@ func (e *Engine) check(p *engine.Point) error {
 		}
 		e.sites = s
 	}
-	_, err := siteOf(e.cfg.Facts, e.sites, p.Body[0].Start)
+	_, err := siteOf(e.cfg.Facts, e.sites, addr)
 	return err
 }
 
@@ -155,6 +158,7 @@ type run struct {
 	ring    *ring
 	points  []engine.Wanted // by function number
 	filter  filter
+	kept    []uint32 // processes in the family that only the implant before this one knew of
 	regs    arch.Registers
 	version int // of what is wanted
 	calls   calls
@@ -205,7 +209,15 @@ func (r *run) plant(ctx context.Context) error {
 		fns = append(fns, r.function(w))
 		r.points = append(r.points, w)
 	}
-	seed, err := newSeed(r.e.cfg.Facts, fns, &settings{slots: cmp.Or(r.e.cfg.Slots, defaultSlots), lossless: !r.e.cfg.Lossy, filter: filter})
+	if filter.follow {
+		var err error
+		if fns, err = hookFork(r.e.cfg.Facts, fns); err != nil {
+			return err
+		}
+	}
+	seed, err := newSeed(r.e.cfg.Facts, fns, &settings{
+		slots: cmp.Or(r.e.cfg.Slots, defaultSlots), lossless: !r.e.cfg.Lossy, filter: filter, kept: r.kept,
+	})
 	if err != nil {
 		return err
 	}
@@ -229,7 +241,7 @@ func (r *run) plant(ctx context.Context) error {
 		r.p = nil
 		return err
 	}
-	r.ring = newRing(r.p.m, r.p.l, len(fns))
+	r.ring = newRing(r.p.m, r.p.l, len(r.points))
 	return nil
 }
 
@@ -245,14 +257,26 @@ func (r *run) function(w engine.Wanted) function {
 }
 
 func captureOf(c engine.Capture) capture {
-	out := capture{arg: uint8(c.Arg), kind: capBuffer, lenArg: lenMax, when: phaseEnter, max: uint16(min(c.Max, slotSize))}
-	if c.String {
-		out.kind = capString
-	}
+	out := capture{arg: uint8(c.Arg), kind: capBuffer, lenArg: lenMax, when: phaseEnter, max: uint16(min(c.Max, slotSize)), unit: uint8(c.Unit), off: uint8(c.Offset)}
 	switch {
-	case c.Length == engine.LengthResult:
+	case c.String:
+		out.kind = capString
+	case c.Strings:
+		out.kind = capVector
+	case c.Pointers:
+		out.kind = capCount
+	case c.Via > 0:
+		out.kind, out.arg = capVia, uint8(c.Via-1)
+	}
+	switch c.Length {
+	case 0:
+	case engine.LengthResult:
 		out.lenArg = lenResult
-	case c.Length > 0:
+	case engine.LengthNext:
+		out.lenArg = lenNext
+	case engine.LengthNextResult:
+		out.lenArg = lenBoth
+	default:
 		out.lenArg = uint8(c.Length - 1)
 	}
 	if c.Return {

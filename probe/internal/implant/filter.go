@@ -8,10 +8,10 @@ import (
 // filter says which threads the guest side records; empty lists do not
 // restrict. It is evaluated in the guest.
 type filter struct {
-	tgids []uint32
-	tids  []uint32 // with their descendants, where the implant has the two hooks for it
-	comms []string
-	uids  []uint32
+	tgids  []uint32
+	follow bool // those processes' descendants too
+	comms  []string
+	uids   []uint32
 }
 
 // check refuses what does not fit in the tables.
@@ -21,10 +21,8 @@ func (f *filter) check() error {
 		return fmt.Errorf("filter by %d names: at most %d", len(f.comms), maxComms)
 	case len(f.uids) > maxUIDs:
 		return fmt.Errorf("filter by %d user ids: at most %d", len(f.uids), maxUIDs)
-	case len(f.tgids) > 0 && len(f.tids) > 0:
-		return fmt.Errorf("filter by processes and by threads: not both")
 	}
-	for _, id := range append(f.tgids[:len(f.tgids):len(f.tgids)], f.tids...) {
+	for _, id := range f.tgids {
 		if id >= bitmapBits {
 			return fmt.Errorf("filter by id %d: not less than %d", id, bitmapBits)
 		}
@@ -37,9 +35,6 @@ func (f *filter) fill(h []byte) uint32 {
 	var mode uint32
 	if len(f.tgids) > 0 {
 		mode |= modeTGID
-	}
-	if len(f.tids) > 0 {
-		mode |= modeTID
 	}
 	if n := min(len(f.comms), maxComms); n > 0 {
 		mode |= modeComm
@@ -59,7 +54,7 @@ func (f *filter) fill(h []byte) uint32 {
 	return mode
 }
 
-// fillBitmap sets the bits of the processes or threads.
+// fillBitmap sets the bits of the processes.
 func (f *filter) fillBitmap(m *memory, at uint64) error {
 	return f.eachBit(m, at, func(w, bit uint64) uint64 { return w | bit })
 }
@@ -70,7 +65,7 @@ func (f *filter) clearBitmap(m *memory, at uint64) error {
 }
 
 func (f *filter) eachBit(m *memory, at uint64, change func(word, bit uint64) uint64) error {
-	for _, id := range append(f.tgids[:len(f.tgids):len(f.tgids)], f.tids...) {
+	for _, id := range f.tgids {
 		off := at + uint64(id)/64*8
 		w, err := m.load(off)
 		if err != nil {

@@ -34,7 +34,7 @@ const (
 const (
 	modeLossless = 1 << iota
 	modeTGID
-	modeTID
+	_
 	modeComm
 	modeUID
 )
@@ -57,7 +57,7 @@ const (
 	funcCompat
 	funcSync
 	funcFork
-	funcExit
+	_
 	funcReturnData
 )
 
@@ -65,10 +65,15 @@ const (
 const (
 	capString = 1
 	capBuffer = 2
+	capVector = 3
+	capCount  = 4
+	capVia    = 5
 	capFailed = 0xffff
 	capNotNow = 0xfffe
 	lenMax    = 255
 	lenResult = 254
+	lenNext   = 253
+	lenBoth   = 252
 
 	phaseEnter  = 1
 	phaseReturn = 2

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/vitrine-vmi/vitrine/arch"
+	"github.com/vitrine-vmi/vitrine/probe/internal/engine"
 )
 
 func firstLine(t *testing.T, command ...string) string {
@@ -135,14 +136,15 @@ func TestLayoutMatchesHeader(t *testing.T) {
 		"O(header,stale)": hdrStale, "O(header,lost)": hdrLost, "O(header,silent)": hdrSilent, "O(header,filtered)": hdrFiltered, "O(header,inside)": hdrInside, "HEADER_INSIDE": hdrInside,
 		"O(header,mode)": hdrMode, "O(header,ncomms)": hdrNComms, "O(header,nuids)": hdrNUIDs, "O(header,uids)": hdrUIDs,
 		"O(header,comms)": hdrComms, "sizeof(struct header)": hdrEnd, "HEADER_MAGIC": headerMagic,
-		"MODE_LOSSLESS": modeLossless, "MODE_TGID": modeTGID, "MODE_TID": modeTID, "MODE_COMM": modeComm, "MODE_UID": modeUID,
+		"MODE_LOSSLESS": modeLossless, "MODE_TGID": modeTGID, "MODE_COMM": modeComm, "MODE_UID": modeUID,
 		"FUNCS_OFFSET": funcsOffset, "sizeof(struct func)": funcSize, "O(func,captures)": funcCaptures,
 		"sizeof(struct capture)": captureSize, "MAX_CAPTURES": maxCaptures,
 		"FUNC_ENTER": funcEnter, "FUNC_RETURN": funcReturn, "FUNC_SYSCALL": funcSyscall, "FUNC_COMPAT": funcCompat,
-		"FUNC_SYNC": funcSync, "FUNC_FORK": funcFork, "FUNC_EXIT": funcExit,
-		"FUNC_RETURN_DATA": funcReturnData, "CAP_NOT_NOW": capNotNow, "LEN_MAX": lenMax, "LEN_RESULT": lenResult,
+		"FUNC_SYNC": funcSync, "FUNC_FORK": funcFork,
+		"FUNC_RETURN_DATA": funcReturnData, "CAP_NOT_NOW": capNotNow, "LEN_MAX": lenMax, "LEN_RESULT": lenResult, "LEN_NEXT": lenNext, "LEN_BOTH": lenBoth, "O(capture,unit)": 6, "O(capture,off)": 7,
 		"PHASE_ENTER": phaseEnter, "PHASE_RETURN": phaseReturn, "O(capture,when)": 5, "O(capture,lenarg)": 4, "O(capture,max)": 2,
-		"CAP_STRING": capString, "CAP_BUFFER": capBuffer, "CAP_FAILED": capFailed,
+		"CAP_STRING": capString, "CAP_BUFFER": capBuffer, "CAP_VECTOR": capVector, "CAP_COUNT": capCount, "CAP_VIA": capVia,
+		"VECTOR_MORE": engine.VectorMore, "VECTOR_FAULT": engine.VectorFault, "VECTOR_CUT": engine.VectorCut, "CAP_FAILED": capFailed,
 		"sizeof(struct slot)": slotSize, "O(slot,seq)": slotSeq, "O(slot,tsc)": slotTSC, "O(slot,func)": slotFunc,
 		"O(slot,kind)": slotKind, "O(slot,flags)": slotFlags, "O(slot,cpu)": slotCPU, "O(slot,task)": slotTask,
 		"O(slot,tid)": slotTID, "O(slot,tgid)": slotTGID, "O(slot,ptgid)": slotPTGID, "O(slot,uid)": slotUID,

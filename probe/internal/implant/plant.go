@@ -22,8 +22,8 @@ type function struct {
 
 // capture is memory to copy into an entry's record.
 type capture struct {
-	arg, kind, lenArg, when uint8
-	max                     uint16
+	arg, kind, lenArg, when, unit, off uint8
+	max                                uint16
 }
 
 // settings are what the guest side is told beside its functions.
@@ -31,6 +31,7 @@ type settings struct {
 	slots    int
 	lossless bool
 	filter   filter
+	kept     []uint32 // ids beside the filter's that it means, if it follows
 }
 
 // planted is an implant in a guest.
@@ -334,7 +335,14 @@ func (p *seed) writeData(m *machine) error {
 			return err
 		}
 	}
-	return p.set.filter.fillBitmap(p.m, p.l.bitmap)
+	if !p.set.filter.follow {
+		return p.set.filter.fillBitmap(p.m, p.l.bitmap)
+	}
+	ids, err := livingFamily(m, append(p.set.kept, p.set.filter.tgids...))
+	if err != nil {
+		return err
+	}
+	return (&filter{tgids: ids}).fillBitmap(p.m, p.l.bitmap)
 }
 
 // encode returns the function's entry in the table.
@@ -345,7 +353,7 @@ func (fn *function) encode() []byte {
 	binary.LittleEndian.PutUint32(b[4:], uint32(n))
 	for i, c := range fn.captures[:n] {
 		q := b[funcCaptures+i*captureSize:]
-		q[0], q[1], q[4], q[5] = c.arg, c.kind, c.lenArg, c.when
+		q[0], q[1], q[4], q[5], q[6], q[7] = c.arg, c.kind, c.lenArg, c.when, c.unit, c.off
 		binary.LittleEndian.PutUint16(q[2:], c.max)
 	}
 	return b

@@ -3,6 +3,7 @@ package implant
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"slices"
 
 	"github.com/vitrine-vmi/vitrine/probe/internal/engine"
@@ -10,25 +11,33 @@ import (
 
 // SetFilter implements engine.Filterer. What does not fit in the tables of the
 // guest side is left out of them.
-func (e *Engine) SetFilter(f engine.Filter) {
-	var t filter
-	for _, pid := range f.PIDs {
-		t.tgids = append(t.tgids, uint32(pid))
-	}
-	t.comms, t.uids = slices.Clone(f.Comms), slices.Clone(f.UIDs)
+func (e *Engine) SetFilter(f engine.Filter) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t := filter{comms: slices.Clone(f.Comms), uids: slices.Clone(f.UIDs)}
 	if len(t.comms) > maxComms {
 		t.comms = nil
 	}
 	if len(t.uids) > maxUIDs {
 		t.uids = nil
 	}
-	if slices.ContainsFunc(f.PIDs, func(pid int) bool { return pid < 0 || pid >= bitmapBits }) {
-		t.tgids = nil
+	known := !slices.ContainsFunc(f.PIDs, func(pid int) bool { return pid < 0 || pid >= bitmapBits }) && (!f.Follow || e.canFollow())
+	if known {
+		for _, pid := range f.PIDs {
+			t.tgids = append(t.tgids, uint32(pid))
+		}
+		t.follow = f.Follow && len(t.tgids) > 0
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	e.filter = t
 	e.version++
+	return known
+}
+
+// canFollow reports whether the guest side can learn of new processes. The
+// caller holds mu.
+func (e *Engine) canFollow() bool {
+	addr, ok := e.cfg.Facts.Symbol(forkHook)
+	return ok && e.checkAt(addr) == nil
 }
 
 // update brings the guest side to what is wanted now. Functions that it has no
@@ -38,10 +47,9 @@ func (r *run) update(ctx context.Context) error {
 	if version == r.version {
 		return nil
 	}
-	for _, w := range wanted {
-		if !r.knows(w.Point) {
-			return r.replant(ctx)
-		}
+	if (filter.follow || r.filter.follow) && !reflect.DeepEqual(filter, r.filter) ||
+		slices.ContainsFunc(wanted, func(w engine.Wanted) bool { return !r.knows(w.Point) }) {
+		return r.replant(ctx)
 	}
 	for i := range r.points {
 		p := &r.points[i]
@@ -59,6 +67,9 @@ func (r *run) update(ctx context.Context) error {
 		}
 	}
 	r.version = version
+	if filter.follow {
+		return nil // it is the same, and the guest side has more of the bitmap
+	}
 	return r.setFilter(filter)
 }
 
@@ -100,11 +111,18 @@ func (r *run) setFilter(f filter) error {
 // replant takes the implant out and plants it with all functions wanted now.
 // Calls that are open at that time are given up.
 func (r *run) replant(ctx context.Context) error {
+	var kept []uint32
+	if _, f, _ := r.e.present(); f.follow && reflect.DeepEqual(f, r.filter) {
+		var err error
+		if kept, err = r.p.members(); err != nil {
+			return err
+		}
+	}
 	if err := r.leave(nil); err != nil {
 		return err
 	}
 	r.end()
-	r.points, r.p = nil, nil
+	r.points, r.p, r.kept = nil, nil, kept
 	if err := r.plant(ctx); err != nil {
 		return fmt.Errorf("plant more functions: %w", err)
 	}

@@ -176,20 +176,18 @@ static int passes(struct header *h, u32 mode, char *task)
 {
 	if ((mode & MODE_TGID) && !has_bit(h, AT(u32, task, vt_task_tgid)))
 		return 0;
-	if ((mode & MODE_TID) && !has_bit(h, AT(u32, task, vt_task_pid)))
-		return 0;
 	if ((mode & MODE_UID) && !uid_passes(h, task))
 		return 0;
 	return !(mode & MODE_COMM) || comm_passes(h, task);
 }
 
-static void family(struct header *h, u32 flags, char *task, u64 arg0)
+/* follow gives a new process the bit of the one that makes it, before it can
+ * run. It also clears what an earlier process of the same id has left. */
+static void follow(struct header *h, char *task, u64 child)
 {
-	u32 tid = AT(u32, task, vt_task_pid);
-	if (flags & FUNC_EXIT)
-		change_bit(h, tid, 0);
-	else
-		change_bit(h, AT(u32, arg0, vt_task_pid), has_bit(h, tid));
+	u32 tgid = AT(u32, child, vt_task_tgid), by = AT(u32, task, vt_task_tgid);
+	if (tgid != by) /* a thread shares its process's */
+		change_bit(h, tgid, has_bit(h, by));
 }
 
 static void describe(struct slot *s, u32 id, u32 kind, char *task)
@@ -226,43 +224,7 @@ static void arguments(u64 *to, u32 flags, u64 *args)
 	}
 }
 
-static u32 capture_one(u8 *to, u32 room, struct capture *c, u64 *args, u64 result)
-{
-	u64 max = c->max < room ? c->max : room;
-	const void *from = (const void *)args[c->arg < 6 ? c->arg : 0];
-	long n;
-	if (c->kind == CAP_STRING) {
-		n = strncpy_from_user_nofault((char *)to, from, max);
-		return n > 0 && (u64)n <= max ? (u32)n : CAP_FAILED;
-	}
-	if (c->lenarg < 6 && args[c->lenarg] < max)
-		max = args[c->lenarg];
-	if (c->lenarg == LEN_RESULT && result < max)
-		max = result;
-	return copy_from_user_nofault(to, from, max) == 0 ? (u32)max : CAP_FAILED;
-}
-
-/* capture copies what the function's table wants in a phase, and what is in
- * again. It returns the bytes used of buf; again tells what failed. The buffer
- * is on the stack, where the kernel's usercopy check knows it at once. */
-static u32 capture(u8 *buf, struct func *f, u64 *args, u64 result, u32 phase, u64 *again)
-{
-	u32 used = 0, n = f->ncaptures < MAX_CAPTURES ? f->ncaptures : MAX_CAPTURES;
-	u64 failed = 0;
-	for (u32 i = 0; i < n && used + 4 < SLOT_DATA; i++) {
-		struct capture *c = &f->captures[i];
-		u32 got = CAP_NOT_NOW;
-		if ((c->when & phase) || (*again >> i & 1))
-			got = capture_one(buf + used + 2, SLOT_DATA - used - 2, c, args, result);
-		*(u16 *)(buf + used) = got;
-		if (got == CAP_FAILED)
-			failed |= 1ul << i;
-		used += 2 + (got >= CAP_NOT_NOW ? 0 : got);
-		used = (used + 1) & ~1u;
-	}
-	*again = failed;
-	return used;
-}
+#include "capture.h"
 
 /* wait_answer holds the thread until the host has answered or is found dead. */
 static u64 wait_answer(struct header *h, struct slot *s, u64 *value)
@@ -320,7 +282,7 @@ static long post_entry(struct header *h, struct func *f, u32 flags, struct entry
 static __attribute__((noinline)) long enter_capturing(struct header *h, struct func *f, u32 flags, struct entry *e, u32 id, char *task, u64 *args)
 {
 	u8 buf[SLOT_DATA + 8] __attribute__((aligned(8)));
-	u32 used = capture(buf, f, args, 0, PHASE_ENTER, &e->frame.again);
+	u32 used = capture(buf, f, flags, args, 0, PHASE_ENTER, &e->frame.again);
 	return post_entry(h, f, flags, e, id, task, buf, used, args);
 }
 
@@ -332,8 +294,8 @@ long vt_enter(struct entry *e, u32 id)
 	u32 flags = *(volatile u32 *)&f->flags, mode = *(volatile u32 *)&h->mode;
 	char *task = current_task();
 	u64 args[6];
-	if (flags & (FUNC_FORK | FUNC_EXIT))
-		family(h, flags, task, e->args[0]);
+	if ((flags & FUNC_FORK) && (mode & MODE_TGID))
+		follow(h, task, e->args[0]);
 	if (!(flags & (FUNC_ENTER | FUNC_RETURN)) || h->stop)
 		return ACT_PASS;
 	if ((mode & MODE_FILTER) && !passes(h, mode, task)) {
@@ -375,7 +337,7 @@ static __attribute__((noinline)) void return_capturing(struct header *h, struct 
 	u8 buf[SLOT_DATA + 8] __attribute__((aligned(8)));
 	u64 args[6];
 	arguments(args, flags, &l->frame.arg0);
-	post_return(h, flags, l, id, task, buf, capture(buf, f, args, l->rax, PHASE_RETURN, &l->frame.again));
+	post_return(h, flags, l, id, task, buf, capture(buf, f, flags, args, l->rax, PHASE_RETURN, &l->frame.again));
 }
 
 /* vt_leave is called by a stub when the wrapped function has returned. */

@@ -42,31 +42,42 @@ struct header {
 
 #define MODE_LOSSLESS	1	/* wait while the ring is full, where that is allowed */
 #define MODE_TGID	2	/* only threads whose process id is in the bitmap */
-#define MODE_TID	4	/* only threads whose thread id is in the bitmap */
 #define MODE_COMM	8	/* only threads with one of the names */
 #define MODE_UID	16	/* only threads with one of the user ids */
-#define MODE_FILTER	(MODE_TGID | MODE_TID | MODE_COMM | MODE_UID)
+#define MODE_FILTER	(MODE_TGID | MODE_COMM | MODE_UID)
 
 #define FUNCS_OFFSET	4096	/* of the function table in the data region */
 #define MAX_CAPTURES	6
 
 /* What to copy from user memory into a record. */
 struct capture {
-	u8 arg;		/* argument that points to it */
+	u8 arg;		/* argument that points to it; CAP_VIA: the capture that holds the pointer */
 	u8 kind;	/* CAP_* */
 	u16 max;	/* bytes, a terminating NUL included */
-	u8 lenarg;	/* CAP_BUFFER: argument that tells the length, or LEN_* */
+	u8 lenarg;	/* CAP_BUFFER, CAP_VIA: argument that tells the length, or LEN_* */
 	u8 when;	/* PHASE_*; what cannot be read at entry is tried again at return */
-	u8 reserved[2];
+	u8 unit;	/* bytes for each one that the length counts; 0 is 1 */
+	u8 off;		/* CAP_VIA: where the pointer is */
 };
 
 #define LEN_MAX		255	/* max bytes */
 #define LEN_RESULT	254	/* as many bytes as the function's result says */
+#define LEN_NEXT	253	/* CAP_VIA: what the u32 behind the pointer says */
+#define LEN_BOTH	252	/* the lesser of the last two */
 #define PHASE_ENTER	1
 #define PHASE_RETURN	2
 
 #define CAP_STRING	1
 #define CAP_BUFFER	2
+#define CAP_VECTOR	3	/* strings that a list of pointers ends with NULL: u16 VECTOR_*, then each with its NUL */
+#define CAP_COUNT	4	/* u32: how many pointers are in such a list, at most COUNT_MAX */
+#define CAP_VIA		5	/* a buffer that a pointer in an earlier capture points to */
+
+#define VECTOR_MORE	1	/* the list goes on */
+#define VECTOR_FAULT	2	/* what follows could not be read */
+#define VECTOR_CUT	4	/* the last string goes on */
+#define VECTOR_MAX	64
+#define COUNT_MAX	4096
 
 struct func {
 	u32 flags;	/* 0: FUNC_* */
@@ -80,8 +91,7 @@ struct func {
 #define FUNC_SYSCALL	4	/* arguments are in the pt_regs that argument 0 points to */
 #define FUNC_COMPAT	8	/* ... in the registers of a 32-bit call */
 #define FUNC_SYNC	16	/* the thread waits for the host's answer */
-#define FUNC_FORK	32	/* argument 0 is a new task: it inherits its thread id's bit */
-#define FUNC_EXIT	64	/* the thread ends: its bit is cleared */
+#define FUNC_FORK	32	/* argument 0 is a new task: its process inherits the bit of the present one */
 #define FUNC_RETURN_DATA 128	/* some capture is for the return */
 
 #define SLOT_SIZE	512

@@ -1,0 +1,312 @@
+package trace_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/vitrine-vmi/vitrine/event"
+	"github.com/vitrine-vmi/vitrine/internal/testvm/vmtest"
+	"github.com/vitrine-vmi/vitrine/internal/testvm/wire"
+	"github.com/vitrine-vmi/vitrine/syscalls"
+	"github.com/vitrine-vmi/vitrine/trace"
+)
+
+// testImplant is what the guests' tests of stream traces have in common.
+func testImplant(t *testing.T, x *target) {
+	text := vmtest.SnapshotText(t, x.vm)
+	t.Run("every", func(t *testing.T) { testEveryCall(t, x) })
+	t.Run("tree", func(t *testing.T) { testTree(t, x) })
+	t.Run("exec", func(t *testing.T) { testExecArgs(t, x) })
+	vmtest.Healthy(t, x.vm)
+	text.Unchanged(t)
+}
+
+// stream is a stream trace in the background.
+type stream struct {
+	mu    sync.Mutex
+	calls []event.Call
+	stats *event.Stats
+	end   func() error
+}
+
+func startStream(t *testing.T, x *target, o *trace.CallsOptions) *stream {
+	t.Helper()
+	s := &stream{}
+	o.Engine, o.Delivery = "implant", "stream"
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		s.stats, err = trace.Calls(ctx, x.g, x.k, x.sys, o, func(c *event.Call) error {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.calls = append(s.calls, *c)
+			return nil
+		})
+		done <- err
+	}()
+	s.end = func() error { cancel(); return <-done }
+	return s
+}
+
+// await waits until ready says so of the calls seen so far.
+func (s *stream) await(t *testing.T, what string, ready func([]event.Call) bool) {
+	t.Helper()
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		s.mu.Lock()
+		ok := ready(s.calls)
+		n := len(s.calls)
+		s.mu.Unlock()
+		if ok {
+			return
+		}
+		if time.Now().After(end) {
+			err := s.end()
+			t.Fatalf("%s was not seen among %d calls: %v", what, n, err)
+		}
+	}
+}
+
+// awaitPlanted waits until a call of a process is seen that makes them all the time.
+func (s *stream) awaitPlanted(t *testing.T) {
+	t.Helper()
+	s.await(t, "any call", func(c []event.Call) bool { return len(c) > 0 })
+}
+
+// finish ends the trace and returns its calls.
+func (s *stream) finish(t *testing.T) []event.Call {
+	t.Helper()
+	if err := s.end(); err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range s.calls {
+		if c.Seq != uint64(i) {
+			t.Fatalf("record %d has the number %d", i, c.Seq)
+		}
+	}
+	if s.stats.Lost != 0 || s.stats.Events != uint64(len(s.calls)) {
+		t.Errorf("%d records seen; stats %+v", len(s.calls), s.stats)
+	}
+	return s.calls
+}
+
+// testEveryCall compares every record of threads that make known calls at full speed, among all calls of everybody.
+func testEveryCall(t *testing.T, x *target) {
+	vmtest.Spawn(t, x.vm, "load", "load")
+	seq := vmtest.Spawn(t, x.vm, "sequence", "seq", "2", "100")
+	s := startStream(t, x, &trace.CallsOptions{})
+	s.awaitPlanted(t)
+	var want []wire.SeqCall
+	for range 2 {
+		calls, err := x.vm.Sequence(t.Context(), "seq")
+		if err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, calls...)
+	}
+	got := map[int][]event.Call{}
+	for _, c := range s.finish(t) {
+		if c.PID == seq.PID {
+			got[c.TID] = append(got[c.TID], c)
+		}
+	}
+	for tid, mine := range byThread(want) {
+		compareThread(t, tid, mine, got[tid])
+	}
+}
+
+func byThread(calls []wire.SeqCall) map[int][]wire.SeqCall {
+	out := map[int][]wire.SeqCall{}
+	for _, c := range calls {
+		out[c.TID] = append(out[c.TID], c)
+	}
+	return out
+}
+
+// compareThread compares a thread's known calls with its records: each known call has a record, in order, and each
+// record of a call that only the sequence makes is that of a known one.
+func compareThread(t *testing.T, tid int, want []wire.SeqCall, got []event.Call) {
+	t.Helper()
+	var rest []event.Call
+	n := 0
+	for _, c := range got {
+		if n < len(want) && c.Event == event.Joined && isCall(c, want[n]) {
+			compareCall(t, c, want[n])
+			n++
+		} else {
+			rest = append(rest, c)
+		}
+	}
+	if n < len(want) {
+		t.Errorf("thread %d: call %d of %d, %+v, was not seen", tid, n, len(want), want[n])
+	}
+	for _, c := range rest {
+		if c.Name == "lseek" || c.Name == "unlinkat" || c.Name == "openat" && strings.Contains(fmt.Sprint(c.Args), "/tmp/seq/") {
+			t.Errorf("thread %d: record of a call that was not made: %+v", tid, c)
+		}
+	}
+	if !slices.IsSortedFunc(got, func(a, b event.Call) int { return a.Time.Compare(b.Time) }) {
+		t.Errorf("thread %d: times are not in order", tid)
+	}
+}
+
+// compareCall checks everything in a record against what the thread says.
+func compareCall(t *testing.T, c event.Call, w wire.SeqCall) {
+	t.Helper()
+	errno, ret := "", fmt.Sprint(w.Ret)
+	if w.Ret < 0 {
+		errno = syscalls.Errno(-w.Ret)
+		ret = "-1 " + errno
+	}
+	if c.Ret != w.Ret || c.Errno != errno || !strings.HasPrefix(c.RetText, ret) || c.Func != "__x64_sys_"+w.Name || c.Duration <= 0 || c.Comm != "w-sequence" || c.PPID != 1 || c.UID != 0 {
+		t.Errorf("%+v; the guest says %+v", c, w)
+	}
+	if w.Name == "write" && w.Args[2] > 0 {
+		if want := `"` + strings.Repeat(`\0`, int(min(w.Args[2], 32))) + `"`; !strings.HasPrefix(c.Args[1].Text, want) {
+			t.Errorf("write of %d bytes shows %s", w.Args[2], c.Args[1].Text)
+		}
+	}
+}
+
+// testTree follows a tree of processes that grows fast, beside another that is not followed.
+func testTree(t *testing.T, x *target) {
+	parent := vmtest.Spawn(t, x.vm, "tree", "tree")
+	vmtest.Spawn(t, x.vm, "tree", "other")
+	s := startStream(t, x, &trace.CallsOptions{PIDs: []int{parent.PID}, Follow: true})
+	const depth, rounds = 6, 3
+	grow := func() (nodes int) {
+		t.Helper()
+		var n int
+		for _, name := range []string{"other", "tree"} {
+			if err := x.vm.Tell(t.Context(), name, fmt.Sprint(depth), &n); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return n
+	}
+	for planted := false; !planted; { // trees grown before that are not seen whole
+		grow()
+		s.mu.Lock()
+		planted = len(s.calls) > 0
+		s.mu.Unlock()
+	}
+	marks := func(calls []event.Call) (seen map[uint64]int) {
+		seen = map[uint64]int{}
+		for _, c := range calls {
+			if c.Name == "getpgid" && c.Args[0].Value >= wire.TreeMark {
+				seen[c.Args[0].Value-wire.TreeMark]++
+			}
+		}
+		return seen
+	}
+	// Trees end when their last process does; that of the last one is waited for.
+	quiet := func() (from int) {
+		for last := -1; last != from; time.Sleep(300 * time.Millisecond) {
+			s.mu.Lock()
+			last, from = from, len(s.calls)
+			s.mu.Unlock()
+		}
+		return from
+	}
+	from := quiet()
+	nodes := 0
+	for range rounds {
+		nodes = grow()
+	}
+	s.await(t, "all of the trees", func(calls []event.Call) bool {
+		n := 0
+		for _, v := range marks(calls[from:]) {
+			n += v
+		}
+		return n >= nodes*rounds
+	})
+	quiet()
+	calls := s.finish(t)
+	seen := marks(calls[from:])
+	for id := range nodes {
+		if seen[uint64(id)] != rounds {
+			t.Errorf("process %d of the tree was seen %d times in %d rounds", id, seen[uint64(id)], rounds)
+		}
+	}
+	if len(seen) != nodes {
+		t.Errorf("%d different processes, want %d", len(seen), nodes)
+	}
+	for _, c := range calls {
+		if c.PID != parent.PID && c.Comm != "w-tree" {
+			t.Errorf("call of another's: %+v", c)
+		}
+	}
+	checkLives(t, calls[from:])
+}
+
+// checkLives checks that each process that made its mark did it with its first call, and ended with its last.
+func checkLives(t *testing.T, calls []event.Call) {
+	t.Helper()
+	byPID := map[int][]event.Call{}
+	for _, c := range calls {
+		byPID[c.PID] = append(byPID[c.PID], c)
+	}
+	for pid, c := range byPID {
+		if first := c[0]; first.Name != "getpgid" && c[len(c)-1].Name == "exit_group" {
+			t.Errorf("process %d began with %s", pid, first.Name)
+		}
+	}
+}
+
+// testExecArgs checks the arguments of execve.
+func testExecArgs(t *testing.T, x *target) {
+	vmtest.Spawn(t, x.vm, "getppid", "getppid")
+	s := startStream(t, x, &trace.CallsOptions{Names: []string{"execve", "getppid"}})
+	s.awaitPlanted(t)
+	long := strings.Repeat("long ", 100)
+	many := []string{"/bin/busybox", "echo"}
+	for i := range 100 {
+		many = append(many, fmt.Sprint(i))
+	}
+	for _, argv := range [][]string{{"/bin/busybox", "echo", "one", "", "t\"wo\n"}, many, {"/bin/busybox", "echo", long}} {
+		if _, err := x.vm.Run(t.Context(), argv...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := x.vm.Run(t.Context(), "/bin/busybox", "sh", "-c", "exec /no/such/program with arguments"); err == nil {
+		t.Errorf("the shell ran what is not there: %s", out)
+	}
+	s.await(t, "the failed execve", func(calls []event.Call) bool {
+		return slices.ContainsFunc(calls, func(c event.Call) bool { return c.Name == "execve" && c.Errno == "ENOENT" })
+	})
+	var got []string
+	for _, c := range s.finish(t) {
+		if c.Name != "execve" || strings.Contains(c.Args[1].Text, `"sh"`) {
+			continue
+		}
+		var j struct{ Args []struct{ Text string } }
+		if err := json.Unmarshal(c.AppendJSON(nil), &j); err != nil || j.Args[1].Text != c.Args[1].Text {
+			t.Errorf("JSON has %q, %v", j, err)
+		}
+		if env := c.Args[2].Text; !strings.HasSuffix(env, " vars */") && !strings.HasSuffix(env, " var */") {
+			t.Errorf("environment %q", env)
+		}
+		got = append(got, fmt.Sprint(c.Args[0].Text, " ", c.Args[1].Text, " = ", c.RetText))
+	}
+	if len(got) != 4 {
+		t.Fatalf("execs: %q", got)
+	}
+	want := []string{`"/bin/busybox" ["/bin/busybox", "echo", "one", "", "t\"wo\n"] = 0`, got[1], got[2], `"/no/such/program" ["/no/such/program", "with", "arguments"] = -1 ENOENT (No such file or directory)`}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("execs (-want +got):\n%s", diff)
+	}
+	if !strings.HasPrefix(got[1], `"/bin/busybox" ["/bin/busybox", "echo", "0", "1", "2", `) || !strings.HasSuffix(got[1], `"60", "61", ...] = 0`) {
+		t.Errorf("100 arguments: %s", got[1])
+	}
+	if !strings.HasPrefix(got[2], `"/bin/busybox" ["/bin/busybox", "echo", "long long `) || !strings.Contains(got[2], `"...] = 0`) || len(got[2]) < 250 {
+		t.Errorf("a long argument: %s", got[2])
+	}
+}
