@@ -21,6 +21,7 @@ type AddressSpace struct {
 	g    *Guest
 	mode arch.PagingMode
 	root arch.GPA
+	soft SoftPage // nil without
 
 	// Two direct-mapped caches, which Invalidate empties: translations by 4 KiB
 	// page, whatever the size of the mapping; and those of large pages by 2 MiB.
@@ -45,6 +46,18 @@ type translation struct {
 // AddressSpace returns the virtual memory that the page tables at root map.
 func (g *Guest) AddressSpace(mode arch.PagingMode, root arch.GPA) *AddressSpace {
 	return &AddressSpace{g: g, mode: mode, root: root}
+}
+
+// SoftPage tells where a page lies that the hardware would fault on and that is
+// in RAM all the same, such as one that an operating system is about to write
+// out. The fault carries the entry that was found.
+type SoftPage func(f *FaultError) (arch.GPA, bool)
+
+// WithSoftPages returns an address space of the same page tables, with caches
+// of its own, that asks soft about each page that is not present. Walk does
+// not: it tells what the hardware sees.
+func (as *AddressSpace) WithSoftPages(soft SoftPage) *AddressSpace {
+	return &AddressSpace{g: as.g, mode: as.mode, root: as.root, soft: soft}
 }
 
 // Guest returns the guest that the address space belongs to.
@@ -81,7 +94,7 @@ func (as *AddressSpace) Translate(va arch.GVA) (arch.GPA, error) {
 	}
 	m, err := as.Walk(va)
 	if err != nil {
-		return 0, err
+		return as.softly(va, err)
 	}
 	if m.Size >= largePage {
 		largeSlot.Store(&translation{page: big, addr: m.Addr &^ (largePage - 1)})
@@ -89,6 +102,19 @@ func (as *AddressSpace) Translate(va arch.GVA) (arch.GPA, error) {
 		slot.Store(&translation{page: page, addr: m.Addr.Page()})
 	}
 	return m.Addr, nil
+}
+
+// softly returns where the page of a fault lies by the word of as.soft. Such
+// places are not cached: the next moment may change them.
+func (as *AddressSpace) softly(va arch.GVA, err error) (arch.GPA, error) {
+	var f *FaultError
+	if as.soft == nil || !errors.As(err, &f) {
+		return 0, err
+	}
+	if page, ok := as.soft(f); ok {
+		return page.Page() + arch.GPA(va-va.Page()), nil
+	}
+	return 0, err
 }
 
 // Walk translates va by the page tables themselves and tells the page's size

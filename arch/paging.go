@@ -48,6 +48,9 @@ type FaultError struct {
 	Addr  GVA // the address that was asked for
 	Root  GPA // the page-table root that it was asked of
 	Level int // the level whose entry was not present, 1 the lowest; 0 when the address itself cannot exist
+	// Entry is that entry as it stands in memory, 0 when it was not read. What
+	// it means is the operating system's affair: it may tell where the page is.
+	Entry uint64
 	Err   error
 }
 
@@ -140,7 +143,7 @@ func Walk(r PhysicalReader, mode PagingMode, root GPA, va GVA) (Mapping, error) 
 		n := len(f.levels) - i
 		e, err := f.read(r, table, l, va)
 		if err != nil || e&bitPresent == 0 {
-			return Mapping{}, &FaultError{Addr: va, Root: root, Level: n, Err: err}
+			return Mapping{}, &FaultError{Addr: va, Root: root, Level: n, Entry: e, Err: err}
 		}
 		m.restrict(e, l, f.entry)
 		if n == 1 || (l.large && e&bitLarge != 0) {
