@@ -30,8 +30,8 @@ const linkedBase = imageLow + 16<<20
 //
 // It returns an error that wraps vitrine.ErrNotBooted when no operating system
 // has started within the wait, or ever will because the guest is paused, and
-// vitrine.ErrNotUnderstood when something else than Linux runs. The text says
-// what was looked for and what was found.
+// vitrine.ErrNotUnderstood when something else than Linux or NT runs. The text
+// says what was looked for and what was found.
 func Describe(ctx context.Context, g *vitrine.Guest, opts *Options) (*Kernel, error) {
 	if opts == nil {
 		opts = &Options{}
@@ -104,8 +104,22 @@ func (d *describer) worthWaiting(ctx context.Context, err error) bool {
 	return err == nil && st == vitrine.StatusRunning
 }
 
-// once makes one attempt.
+// once makes one attempt: Linux first, then NT. A guest that is neither is
+// told as not Linux, which says more of what was seen.
 func (d *describer) once(ctx context.Context) (*Kernel, error) {
+	k, err := d.onceLinux(ctx)
+	if err == nil || ctx.Err() != nil {
+		return k, err
+	}
+	k, errNT := d.onceNT(ctx)
+	if errNT != nil && errors.Is(errNT, errNoNT) {
+		return nil, err
+	}
+	return k, errNT
+}
+
+// onceLinux makes one attempt to describe a Linux kernel.
+func (d *describer) onceLinux(ctx context.Context) (*Kernel, error) {
 	f, err := d.locate(ctx)
 	if err != nil {
 		return nil, err

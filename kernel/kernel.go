@@ -15,7 +15,8 @@ type OS string
 
 // The families that Describe can tell.
 const (
-	Linux OS = "linux"
+	Linux   OS = "linux"
+	Windows OS = "windows" // NT kernels: Windows itself and what is built like it
 )
 
 // Options change how Describe works. The zero value and nil mean the defaults.
@@ -29,6 +30,15 @@ type Options struct {
 	Wait time.Duration
 	// Early accepts a kernel that has not started its first program yet.
 	Early bool
+	// Symbols names files with the exact symbols of an NT kernel: a PDB, or
+	// Volatility 3 ISF (.json or .json.xz). One that is of another kernel than
+	// the guest's is refused and told in Missing. A folder is taken for a
+	// symbol store, NAME/GUIDAGE/NAME, as _NT_SYMBOL_PATH has them.
+	Symbols []string
+	// SymbolServer is the URL of a symbol server that is asked when no file of
+	// Symbols fits; what it sends is kept in the first folder of Symbols. ""
+	// means that the network is not used.
+	SymbolServer string
 	// Progress, when not nil, is called with a few words before each step that
 	// may take a while. It is called from the goroutine that called Describe.
 	Progress func(step string)
@@ -58,27 +68,50 @@ type Kernel struct {
 	types   *Types
 	facts   map[string]string
 	missing []string
+	nt      *NT // nil for Linux
 }
 
 // OS returns the family of the operating system.
-func (k *Kernel) OS() OS { return Linux }
+func (k *Kernel) OS() OS {
+	if k.nt != nil {
+		return Windows
+	}
+	return Linux
+}
 
-// Release returns the kernel's release as uname -r prints it. It serves
+// NT returns what only an NT kernel has, nil for another.
+func (k *Kernel) NT() *NT { return k.nt }
+
+// PointerSize returns the size of the kernel's pointers in bytes. It is less
+// than that of the guest's processors when a 32-bit kernel runs on 64-bit ones.
+func (k *Kernel) PointerSize() int {
+	if k.nt != nil && !k.nt.X64 {
+		return 4
+	}
+	return 8
+}
+
+// Release returns the kernel's release as uname -r prints it, or of an NT
+// kernel its version and build, such as "10.0.19041". It serves
 // messages: what a kernel can do is found by looking for symbols and members.
 func (k *Kernel) Release() string { return k.release }
 
-// Banner returns the kernel's version line, as in /proc/version. It is text of
+// Banner returns the kernel's version line, as in /proc/version, or of an NT
+// kernel its NtBuildLab. It is text of
 // the guest: quote it before a terminal sees it.
 func (k *Kernel) Banner() string { return k.banner }
 
-// BuildID returns the linker's build id in lower-case hexadecimal, "" when the
+// BuildID returns the linker's build id in lower-case hexadecimal, or of an NT
+// kernel GUID and age of its PDB as symbol stores write them; "" when the
 // kernel does not tell it.
 func (k *Kernel) BuildID() string { return k.buildID }
 
-// Base returns the address of the kernel's first byte, its symbol _text.
+// Base returns the address of the kernel's first byte: its symbol _text, or of
+// an NT kernel its PE header.
 func (k *Kernel) Base() arch.GVA { return k.base }
 
-// Slide returns how far KASLR moved the kernel from where it was linked, in bytes.
+// Slide returns how far KASLR moved the kernel from where it was linked, in
+// bytes; 0 for an NT kernel, whose header tells only where it is.
 func (k *Kernel) Slide() uint64 { return k.slide }
 
 // Paging returns the page-table format that the kernel uses.

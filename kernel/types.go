@@ -11,7 +11,8 @@ import (
 // Types is the type information of a kernel. It may be used concurrently; a
 // member that was resolved once is looked up without decoding.
 type Types struct {
-	spec *btf.Spec // nil without type information
+	spec *btf.Spec // of Linux; nil without type information
+	nt   *ntTypes  // of NT; nil for Linux
 
 	mu     sync.RWMutex
 	fields map[[2]string]resolved // guarded by mu
@@ -32,7 +33,7 @@ func newTypes(spec *btf.Spec) *Types {
 // Field is where a member lies in a structure.
 type Field struct {
 	Offset    uint64 // bytes from the start of the structure
-	Size      uint64 // bytes of the member's type; 0 for a flexible array
+	Size      uint64 // bytes of the member's type; 0 for a flexible array, and where the source does not tell (layouts of NT kernels)
 	BitOffset uint32 // of a bit-field: its first bit, 0 to 7, counted from Offset
 	BitSize   uint32 // of a bit-field: its bits; 0 for other members
 	TypeName  string // the member's type as C writes it, such as "struct mm_struct *"
@@ -64,11 +65,14 @@ type FuncProto struct {
 }
 
 // Available reports whether the kernel has type information.
-func (t *Types) Available() bool { return t.spec != nil }
+func (t *Types) Available() bool { return t.spec != nil || t.nt != nil }
 
 // Size returns the size of a named type in bytes: a structure, union, enum or
 // typedef, without the word struct. The error wraps ErrNoType.
 func (t *Types) Size(name string) (uint64, error) {
+	if t.nt != nil {
+		return t.nt.size(name)
+	}
 	if t.spec == nil {
 		return 0, noTypes("size of " + name)
 	}
@@ -80,6 +84,10 @@ func (t *Types) Size(name string) (uint64, error) {
 // structure or union; members of anonymous members are found by their own
 // names. The error wraps ErrNoType.
 func (t *Types) Field(structName, path string) (Field, error) {
+	if t.nt != nil {
+		f, err := t.nt.field(structName, path)
+		return f.Field, err
+	}
 	if t.spec == nil {
 		return Field{}, noTypes(structName + "." + path)
 	}
@@ -112,6 +120,23 @@ func (t *Types) Has(structName, path string) bool {
 	}
 	_, err := t.Field(structName, path)
 	return err == nil
+}
+
+// Source returns how it is known where a member lies, "" when it is not known:
+// "btf", or for an NT kernel the exact symbols, the layout of a build, an
+// accessor's code, the member's shape, and what was checked.
+func (t *Types) Source(structName, path string) string {
+	if t.nt != nil {
+		f, err := t.nt.field(structName, path)
+		if err != nil {
+			return ""
+		}
+		return f.by
+	}
+	if !t.Has(structName, path) {
+		return ""
+	}
+	return "btf"
 }
 
 // Enum returns the value of an enumerator. An empty enum name means any,

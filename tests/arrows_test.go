@@ -28,11 +28,12 @@ var arrows = []arrow{
 
 	{".", []string{"arch", "internal/guestio"}, nil},
 	{"vitrinetest", []string{".", "arch"}, nil},
+	{"vitrinetest/nttest", []string{".", "arch", "vitrinetest"}, nil},
 	// Apart from the fake guests, which packages beneath osi use in their own tests.
 	{"vitrinetest/providertest", []string{".", "arch", "osi"}, []string{"github.com/google/go-cmp/cmp", "github.com/google/go-cmp/cmp/cmpopts"}},
 	{"qemu", []string{".", "arch", "qemu/internal/*"}, []string{"golang.org/x/sys/unix"}},
 	{"dump", []string{".", "arch", "internal/guestio"}, []string{"github.com/klauspost/compress/*", "github.com/anchore/go-lzo", "golang.org/x/sys/unix"}},
-	{"kernel/internal/*", []string{"internal/guestio"}, []string{"github.com/cilium/ebpf/btf"}},
+	{"kernel/internal/*", []string{"internal/guestio"}, []string{"github.com/cilium/ebpf/btf", "golang.org/x/arch/x86/x86asm"}},
 	{"kernel", []string{".", "arch", "internal/guestio", "kernel/internal/*"}, nil},
 	{"probe/internal/*", []string{".", "arch", "probe/internal/*"}, []string{"golang.org/x/arch/x86/x86asm"}},
 	{"probe", []string{".", "arch", "kernel", "probe/internal/*"}, nil},

@@ -54,6 +54,35 @@ func TestMapTranslates(t *testing.T) {
 	}
 }
 
+func TestMapNarrow(t *testing.T) {
+	for _, mode := range []arch.PagingMode{arch.Paging32Bit, arch.PagingPAE} {
+		b := New()
+		kernel, user := b.NewSpace(mode), b.NewSpace(mode)
+		pa := kernel.Map(0x80400000, 2*Page4K, Writable)
+		kernel.Map(0x1000, Page4K, User)
+		user.Share(kernel)
+		as := b.Guest().AddressSpace(mode, user.Root())
+		if m, err := as.Walk(0x80401234); err != nil || m.Addr != pa+0x1234 || !m.Writable || m.User {
+			t.Errorf("%v: Walk = %+v, %v; want %v", mode, m, err, pa+0x1234)
+		}
+		if _, err := as.Walk(0x1000); err == nil {
+			t.Errorf("%v: the lower half is shared too", mode)
+		}
+		user.PutEntry(0x2000, 0x5800)
+		var fault *vitrine.FaultError
+		if _, err := as.Walk(0x2000); !errors.As(err, &fault) || fault.Level != 1 || fault.Entry != 0x5800 {
+			t.Errorf("%v: Walk of a page in transition: %+v, want entry 0x5800 at level 1", mode, fault)
+		}
+		soft := as.WithSoftPages(func(f *vitrine.FaultError) (arch.GPA, bool) { return arch.GPA(f.Entry &^ 0xfff), f.Entry != 0 })
+		if pa, err := soft.Translate(0x2345); err != nil || pa != 0x5345 {
+			t.Errorf("%v: soft page at %v, %v; want 0x5345", mode, pa, err)
+		}
+		if _, err := soft.Translate(0x3000); !errors.As(err, &fault) {
+			t.Errorf("%v: page that is nowhere: %v", mode, err)
+		}
+	}
+}
+
 func TestShareUpperHalf(t *testing.T) {
 	b := New()
 	kernel, user := b.NewSpace(arch.Paging4Level), b.NewSpace(arch.Paging4Level)
@@ -146,7 +175,8 @@ func TestBuilderMistakesPanic(t *testing.T) {
 		"out of memory":      func() { b.Alloc(1000) },
 		"odd page size":      func() { s.MapTo(0, 0, 8192, 0) },
 		"unaligned":          func() { s.MapTo(0x1000, 0, Page2M, 0) },
-		"unknown table mode": func() { b.NewSpace(arch.PagingPAE) },
+		"unknown table mode": func() { b.NewSpace(arch.PagingOff) },
+		"large page of 32":   func() { b.NewSpace(arch.Paging32Bit).MapTo(0, 0, Page2M, 0) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() {

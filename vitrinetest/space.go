@@ -20,7 +20,6 @@ const (
 // Page-table entry bits, by the Intel SDM volume 3A, table 4-20; written down
 // here once more, so that the tables do not come from the walker under test.
 const (
-	pteBits   = 9
 	pteTable  = 0x7 // present, writable, user: the leaf alone restricts
 	pteLarge  = 1 << 7
 	pteNoExec = 1 << 63
@@ -34,22 +33,36 @@ const (
 	Page1G = 1 << 30
 )
 
-// Space is a set of x86-64 page tables under construction.
-type Space struct {
-	b      *Backend
-	mode   arch.PagingMode
-	levels int
-	root   arch.GPA
+// form is a page-table format.
+type form struct {
+	entry  int    // bytes
+	shifts []uint // of the index of each level, the top first
+	top    uint   // entries of the top table
 }
 
-// NewSpace returns empty page tables; the mode is Paging4Level or
-// Paging5Level, others panic.
+// By the SDM, volume 3A, figures 4-2, 4-5, 4-8 and 4-11.
+var forms = map[arch.PagingMode]form{
+	arch.Paging32Bit:  {4, []uint{22, 12}, 1024},
+	arch.PagingPAE:    {8, []uint{30, 21, 12}, 4},
+	arch.Paging4Level: {8, []uint{39, 30, 21, 12}, 512},
+	arch.Paging5Level: {8, []uint{48, 39, 30, 21, 12}, 512},
+}
+
+// Space is a set of x86 page tables under construction.
+type Space struct {
+	b    *Backend
+	mode arch.PagingMode
+	form form
+	root arch.GPA
+}
+
+// NewSpace returns empty page tables. A mode without page tables panics.
 func (b *Backend) NewSpace(mode arch.PagingMode) *Space {
-	levels := map[arch.PagingMode]int{arch.Paging4Level: 4, arch.Paging5Level: 5}[mode]
-	if levels == 0 {
+	f, ok := forms[mode]
+	if !ok {
 		panic(fmt.Sprintf("vitrinetest: no page tables for mode %v", mode))
 	}
-	return &Space{b: b, mode: mode, levels: levels, root: b.Alloc(1)}
+	return &Space{b: b, mode: mode, form: f, root: b.Alloc(1)}
 }
 
 // Root returns the physical address of the top table.
@@ -61,9 +74,9 @@ func (s *Space) Mode() arch.PagingMode { return s.mode }
 // Share makes the upper half of s that of other, as every process shares the
 // kernel's. Tables that other gets under a new top entry later are not seen.
 func (s *Space) Share(other *Space) {
-	half := make([]byte, arch.PageSize/2)
-	s.b.mustRead(half, other.root+arch.PageSize/2)
-	s.b.PutPhysical(s.root+arch.PageSize/2, half)
+	half := make([]byte, int(s.form.top)*s.form.entry/2)
+	s.b.mustRead(half, other.root+arch.GPA(len(half)))
+	s.b.PutPhysical(s.root+arch.GPA(len(half)), half)
 }
 
 // Map maps size bytes (rounded up to pages) at va, which must be page-aligned,
@@ -77,18 +90,26 @@ func (s *Space) Map(va arch.GVA, size uint64, perm Perm) arch.GPA {
 	return pa
 }
 
-// MapTo maps one page of the given size at va to pa.
+// MapTo maps one page of the given size at va to pa: 4 KiB, or where the format
+// has them 2 MiB and 1 GiB.
 func (s *Space) MapTo(va arch.GVA, pa arch.GPA, size uint64, perm Perm) {
 	level := map[uint64]int{Page4K: 1, Page2M: 2, Page1G: 3}[size]
-	if level == 0 || uint64(va)%size != 0 || uint64(pa)%size != 0 {
+	if level == 0 || uint64(va)%size != 0 || uint64(pa)%size != 0 || level > 1 && s.form.entry == 4 {
 		panic(fmt.Sprintf("vitrinetest: map %v to %v with a page of %#x bytes", va, pa, size))
 	}
-	s.b.PutUint64Physical(s.slot(va, level), leaf(pa, level, perm))
+	s.put(s.slot(va, level), leaf(pa, level, perm))
 }
 
 // Unmap makes the page at va not present; it must be mapped by a 4 KiB page,
 // or not at all.
-func (s *Space) Unmap(va arch.GVA) { s.b.PutUint64Physical(s.slot(va, 1), 0) }
+func (s *Space) Unmap(va arch.GVA) { s.PutEntry(va, 0) }
+
+// PutEntry makes e the lowest entry for va, whatever it says.
+func (s *Space) PutEntry(va arch.GVA, e uint64) { s.put(s.slot(va, 1), e) }
+
+func (s *Space) put(at arch.GPA, e uint64) {
+	s.b.PutPhysical(at, binary.LittleEndian.AppendUint64(nil, e)[:s.form.entry])
+}
 
 func leaf(pa arch.GPA, level int, perm Perm) uint64 {
 	e := uint64(pa) | 1
@@ -110,23 +131,32 @@ func leaf(pa arch.GPA, level int, perm Perm) uint64 {
 // slot returns the address of the entry for va at a level (1 the lowest), and
 // makes the tables above it.
 func (s *Space) slot(va arch.GVA, level int) arch.GPA {
-	table := s.root
-	for l := s.levels; ; l-- {
-		index := uint64(va) >> (12 + pteBits*(l-1)) % (1 << pteBits)
-		at := table + arch.GPA(index*8)
-		if l == level {
+	table, entries := s.root, uint64(s.form.top)
+	for i, shift := range s.form.shifts {
+		at := table + arch.GPA(uint64(va)>>shift%entries*uint64(s.form.entry))
+		if len(s.form.shifts)-i == level {
 			return at
 		}
-		table = s.child(at)
+		table = s.child(at, i)
+		entries = arch.PageSize / uint64(s.form.entry)
 	}
+	panic(fmt.Sprintf("vitrinetest: no level %d in mode %v", level, s.mode))
 }
 
-func (s *Space) child(slot arch.GPA) arch.GPA {
-	if e := s.b.uint64At(slot); e&1 != 0 {
+// child returns the table that an entry leads to, and makes it where there is
+// none. The top entries of PAE have no permission bits.
+func (s *Space) child(slot arch.GPA, depth int) arch.GPA {
+	p := make([]byte, 8)
+	s.b.mustRead(p[:s.form.entry], slot)
+	if e := binary.LittleEndian.Uint64(p); e&1 != 0 {
 		return arch.GPA(e & pteAddr)
 	}
 	t := s.b.Alloc(1)
-	s.b.PutUint64Physical(slot, uint64(t)|pteTable)
+	flags := uint64(pteTable)
+	if s.mode == arch.PagingPAE && depth == 0 {
+		flags = 1
+	}
+	s.put(slot, uint64(t)|flags)
 	return t
 }
 
@@ -189,10 +219,4 @@ func (b *Backend) mustRead(p []byte, a arch.GPA) {
 	if _, err := (silent{b}).ReadPhysical(p, a); err != nil {
 		panic(fmt.Sprintf("vitrinetest: %v", err))
 	}
-}
-
-func (b *Backend) uint64At(a arch.GPA) uint64 {
-	var p [8]byte
-	b.mustRead(p[:], a)
-	return binary.LittleEndian.Uint64(p[:])
 }

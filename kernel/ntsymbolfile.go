@@ -1,0 +1,5 @@
+package kernel
+
+import "context"
+
+func (b *ntBuilder) useSymbolFile(context.Context) {}
