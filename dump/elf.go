@@ -73,7 +73,7 @@ func (im *image) loadELF(_ context.Context, b blob) error {
 	if !h.wide {
 		im.detail = "32-bit"
 	}
-	im.mem = newLinear(b, spans)
+	im.setLinear(b, spans)
 	return nil
 }
 

@@ -2,6 +2,7 @@ package dump
 
 import (
 	"cmp"
+	"fmt"
 	"math"
 	"slices"
 	"sort"
@@ -74,6 +75,29 @@ func newLinear(file blob, spans []span) *linear {
 		m.addClipped(s)
 	}
 	return m
+}
+
+// lost returns how many bytes the file should have and does not.
+func (m *linear) lost() uint64 {
+	var n uint64
+	for _, s := range m.spans {
+		if s.lost {
+			n += s.size
+		}
+	}
+	return n
+}
+
+// setLinear makes memory of spans the image's, and says where some is missing.
+func (im *image) setLinear(b blob, spans []span) {
+	m := newLinear(b, spans)
+	if n := m.lost(); n > 0 {
+		if im.detail != "" {
+			im.detail += ", "
+		}
+		im.detail += fmt.Sprintf("cut off: the file ends %d KiB of memory too early", (n+1023)>>10)
+	}
+	im.mem = m
 }
 
 // addClipped adds s in up to two pieces: what the file has, and what is lost.

@@ -60,7 +60,7 @@ func (im *image) loadLiME(ctx context.Context, b blob) error {
 		off = next
 	}
 	if len(m.extents) == 0 {
-		im.mem = newLinear(b, spans)
+		im.setLinear(b, spans)
 		return nil
 	}
 	m.plain = newLinear(b, spans)

@@ -93,6 +93,6 @@ func (im *image) loadRaw(b blob, layout Layout) error {
 		}
 		spans = append(spans, span{start: uint64(r.Start), size: size, off: r.Offset})
 	}
-	im.mem = newLinear(b, spans)
+	im.setLinear(b, spans)
 	return nil
 }

@@ -179,7 +179,7 @@ func (im *image) loadWinMemory(b blob, h *winHeader) error {
 	switch im.crash.Type {
 	case vitrine.WindowsFull:
 		im.detail = "full"
-		im.mem = h.fullMemory(b)
+		im.setLinear(b, h.fullSpans())
 	case vitrine.WindowsKernel, vitrine.WindowsBitmapFull, vitrine.WindowsBitmapKernel:
 		im.detail = "bitmap"
 		m, err := h.bitmapMemory(b)
@@ -220,15 +220,15 @@ func (h *winHeader) runs() [][2]uint64 {
 	return out
 }
 
-// fullMemory is that of a full dump: the runs, one behind the other.
-func (h *winHeader) fullMemory(b blob) memory {
+// fullSpans is the memory of a full dump: the runs, one behind the other.
+func (h *winHeader) fullSpans() []span {
 	var spans []span
 	off := h.size
 	for _, r := range h.runs() {
 		spans = append(spans, span{start: r[0] << 12, size: r[1] << 12, off: off})
 		off += r[1] << 12
 	}
-	return newLinear(b, spans)
+	return spans
 }
 
 // winBitmap is memory of which a bitmap tells the pages, which lie one behind

@@ -9,6 +9,7 @@ import (
 	vitrine "github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/arch"
 	"github.com/vitrine-vmi/vitrine/kernel/internal/btf"
+	"github.com/vitrine-vmi/vitrine/kernel/internal/vmcoreinfo"
 )
 
 const (
@@ -142,6 +143,9 @@ func (d *describer) locate(ctx context.Context) (*found, error) {
 	if !errors.Is(err, errors.ErrUnsupported) {
 		return f, err
 	}
+	if f := d.byNote(); f != nil {
+		return f, nil
+	}
 	roots, err := rootsFromMemory(ctx, d.g)
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("describe guest: %w", ctx.Err())
@@ -150,6 +154,25 @@ func (d *describer) locate(ctx context.Context) (*found, error) {
 		return nil, notBooted(ctx, d.g, nil, err)
 	}
 	return d.onlyOne(ctx, roots)
+}
+
+// byNote follows the VMCOREINFO that came with an image, nil where it leads to
+// no kernel: looking through all memory for it takes as long as reading it.
+func (d *describer) byNote() *found {
+	in, err := vmcoreinfo.Parse(d.g.VMCoreInfo())
+	if err != nil {
+		return nil
+	}
+	r, ok := rootOf(in)
+	if !ok {
+		return nil
+	}
+	r.from = "vmcoreinfo of the image"
+	f, err := tryRoot(d.g, r, d.hints)
+	if err != nil {
+		return nil
+	}
+	return f
 }
 
 // byRegisters tries the page tables that the processors use, one after the

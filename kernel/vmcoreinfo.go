@@ -118,16 +118,28 @@ func rootsFromMemory(ctx context.Context, g *vitrine.Guest) ([]root, error) {
 	return roots, nil
 }
 
-// physicalBytes returns guest memory without copying where it can, else in buf.
+// physicalBytes returns guest memory without copying where that is better, else
+// in buf.
 func physicalBytes(g *vitrine.Guest, a arch.GPA, n uint64, buf []byte) (p, reuse []byte) {
-	if p := g.MapPhysical(a, n); p != nil {
-		return p, buf
+	if g.Info().Live { // an image is read: each of its pages would stay mapped
+		if p := g.MapPhysical(a, n); p != nil {
+			return p, buf
+		}
 	}
 	if uint64(len(buf)) < n {
 		buf = make([]byte, n)
 	}
-	m, _ := g.ReadPhysical(buf[:n], a)
-	return buf[:m], buf
+	for at := uint64(0); at < n; {
+		m, err := g.ReadPhysical(buf[at:n], a+arch.GPA(at))
+		if at += uint64(m); err == nil {
+			break
+		}
+		// An image may lack single pages: they are zero here.
+		next := min(at-at%arch.PageSize+arch.PageSize, n)
+		clear(buf[at:next])
+		at = next
+	}
+	return buf[:n], buf
 }
 
 // rootOf computes where a note says that the kernel's page table lies.

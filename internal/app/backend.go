@@ -5,20 +5,24 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"os"
 	"strings"
-	"time"
 
 	"github.com/vitrine-vmi/vitrine"
+	"github.com/vitrine-vmi/vitrine/dump"
 	"github.com/vitrine-vmi/vitrine/event"
 	"github.com/vitrine-vmi/vitrine/qemu"
 )
 
 // openBackend reaches the guest that t names.
-func openBackend(ctx context.Context, t Target, wait time.Duration) (g *vitrine.Guest, err error) {
-	o := &qemu.Options{Wait: wait}
+func openBackend(ctx context.Context, t Target, opts *Options) (g *vitrine.Guest, err error) {
+	o := &qemu.Options{Wait: opts.WaitThere}
+	if opts.Layout != "" && t.Kind != TargetImage {
+		return nil, fmt.Errorf("%w %q: a layout is for a file of raw memory", ErrTarget, t.Text)
+	}
 	switch t.Kind {
 	case TargetImage:
-		return nil, fmt.Errorf("open %q: %w", t.Path, ErrImages)
+		return openImage(ctx, t.Path, opts.Layout)
 	case TargetQMP:
 		g, err = qemu.Attach(ctx, t.Path, o)
 	case TargetPID:
@@ -32,6 +36,24 @@ func openBackend(ctx context.Context, t Target, wait time.Duration) (g *vitrine.
 		}
 	}
 	return g, err
+}
+
+// openImage opens a memory image; layout says how raw memory is laid out, "" that
+// it is none.
+func openImage(ctx context.Context, path, layout string) (*vitrine.Guest, error) {
+	o := &dump.Options{}
+	if layout != "" {
+		var size uint64
+		if fi, err := os.Stat(path); err == nil {
+			size = uint64(fi.Size())
+		}
+		l, err := dump.ParseLayout(layout, size)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrTarget, err)
+		}
+		o.Layout = l
+	}
+	return dump.Open(ctx, path, o)
 }
 
 // monitorOf returns the path of the monitor's socket, "" when it can't be told.

@@ -84,7 +84,11 @@ func diagnoseGuest(ctx context.Context, c *checker, target string, opts *Options
 	if len(i.Missing) > 0 {
 		c.report("facts", CheckNote, "not found: "+strings.Join(i.Missing, ", "), "")
 	}
-	diagnoseEngines(c, s, running)
+	if s.guest.Info().Live {
+		diagnoseEngines(c, s, running)
+	} else {
+		c.report("tracing", CheckNote, "it is a memory image: what is in it can be read, nothing happens in it", "")
+	}
 }
 
 // diagnoseMemory reads the first page of RAM and tells by which way.
@@ -112,6 +116,9 @@ func diagnoseState(ctx context.Context, c *checker, s *Session) bool {
 		return true
 	default:
 		err := fmt.Errorf("the guest is %s: %w", status, vitrine.ErrPaused)
+		if !s.guest.Info().Live {
+			return false
+		}
 		c.report("state", CheckNote, string(status)+": reading works, tracing does not", strings.Join(Hints(err), "; "))
 	}
 	return false

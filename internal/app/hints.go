@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/vitrine-vmi/vitrine"
+	"github.com/vitrine-vmi/vitrine/dump"
 	"github.com/vitrine-vmi/vitrine/osi"
 )
 
@@ -16,6 +17,8 @@ func Hints(err error) []string {
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, dump.ErrFormat):
+		return []string{"raw memory has no mark of its own: --layout says how it is laid out, as in --layout flat"}
 	case errors.Is(err, vitrine.ErrNotFound):
 		return []string{"'vitrine list' shows the guests of this host; qmp:PATH and pid:N name one too"}
 	case errors.Is(err, vitrine.ErrPermission):

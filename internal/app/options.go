@@ -14,6 +14,9 @@ type Options struct {
 	// WaitThere is how long to wait for a guest that does not exist yet. Zero
 	// means that it is not found.
 	WaitThere time.Duration
+	// Layout says how a target that is a file of raw memory is laid out (see
+	// dump.ParseLayout); "" means that its content tells what a file is.
+	Layout string
 	// Progress, if not nil, is told the step that begins.
 	Progress func(step string)
 }

@@ -99,7 +99,7 @@ func threadRecord(t osi.Thread, p event.Process) event.Process {
 // Current tells what each virtual processor runs.
 func (s *Session) Current(ctx context.Context) iter.Seq2[event.Current, error] {
 	return func(yield func(event.Current, error) bool) {
-		for cpu := range s.guest.CPUs() {
+		for cpu := range s.vcpus() {
 			t, err := s.sys.Current(ctx, cpu)
 			r := event.Current{VCPU: cpu, PID: t.PID, TID: t.TID, Name: t.Name, Task: event.Addr(t.Task)}
 			if !yield(r, err) {
@@ -107,6 +107,16 @@ func (s *Session) Current(ctx context.Context) iter.Seq2[event.Current, error] {
 			}
 		}
 	}
+}
+
+// vcpus returns the number of virtual processors. Many images do not tell it:
+// there the kernel does.
+func (s *Session) vcpus() int {
+	n := s.guest.CPUs()
+	if !s.guest.Info().Live {
+		n = max(n, s.kernel.CPUs())
+	}
+	return n
 }
 
 // Modules lists the kernel's modules.

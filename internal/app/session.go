@@ -31,7 +31,7 @@ func Attach(ctx context.Context, target string, opts *Options) (*Session, error)
 	}
 	opts = opts.orDefault()
 	opts.step("reaching the guest")
-	g, err := openBackend(ctx, t, opts.WaitThere)
+	g, err := openBackend(ctx, t, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -48,6 +48,9 @@ func (s *Session) Identify(ctx context.Context) error {
 	k, err := kernel.Describe(ctx, s.guest, &kernel.Options{
 		CacheDir: s.opts.CacheDir, Wait: s.opts.wait(), Progress: s.opts.Progress,
 	})
+	if err != nil && !s.guest.Info().Live { // what it is says why it may be
+		return fmt.Errorf("identify guest %q (%s): %w", s.target.Text, s.guest.Info().Access, err)
+	}
 	if err != nil {
 		return fmt.Errorf("identify guest %q: %w", s.target.Text, err)
 	}
@@ -95,6 +98,6 @@ func (s *Session) Info() event.Info {
 	return event.Info{
 		OS: s.sys.OS(), Release: k.Release(), Banner: k.Banner(),
 		Arch: s.guest.Arch().String(), Paging: k.Paging().String(), Slide: event.Addr(k.Slide()),
-		VCPUs: s.guest.CPUs(), Facts: k.Facts(), Missing: k.Missing(),
+		VCPUs: s.vcpus(), Facts: k.Facts(), Missing: k.Missing(),
 	}
 }

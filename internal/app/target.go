@@ -30,9 +30,6 @@ type Target struct {
 // ErrTarget is returned when a target string can't be understood.
 var ErrTarget = errors.New("malformed target")
 
-// ErrImages is returned when the target is a memory image.
-var ErrImages = fmt.Errorf("memory images are not supported yet: %w", errors.ErrUnsupported)
-
 // ParseTarget understands a target: NAME, qmp:PATH, pid:N, or the path of a
 // memory image, which has to hold a slash or to exist as a regular file.
 func ParseTarget(s string) (Target, error) {

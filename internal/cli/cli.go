@@ -43,6 +43,7 @@ type env struct {
 	json    bool
 	noCache bool
 	wait    time.Duration
+	layout  string
 	flags   *pflag.FlagSet // those above
 }
 
@@ -88,7 +89,9 @@ libraries, modules, memory and system calls. Nothing is installed in the guest.
 TARGET names a guest:
   NAME       the -name of a running QEMU, or a libvirt domain
   qmp:PATH   the QMP socket of a QEMU
-  pid:N      a QEMU process`,
+  pid:N      a QEMU process
+  PATH       a memory image: an ELF core, kdump, LiME, AVML, a Windows crash
+             dump, or with --layout raw memory`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Version:       version(),
@@ -104,6 +107,7 @@ TARGET names a guest:
 	f.BoolVar(&e.json, "json", false, "print one JSON object a line")
 	f.BoolVar(&e.noCache, "no-cache", false, "neither read nor write the cache of kernel facts")
 	f.DurationVar(&e.wait, "wait", 10*time.Second, "how long to wait for a guest that is still starting; given, also for one that does not exist yet")
+	f.StringVar(&e.layout, "layout", "", "TARGET is a file of raw memory, laid out so: flat, pc, q35 (as QEMU's machines), or START+SIZE@OFFSET,...")
 	e.flags = f
 	c.AddCommand(e.listCmd(), e.infoCmd(), e.psCmd(), e.currentCmd(), e.modulesCmd(), e.libsCmd(),
 		e.mapsCmd(), e.filesCmd(), e.readCmd(), e.traceCmd(), e.repairCmd(), e.doctorCmd(), e.demoCmd())
@@ -140,7 +144,7 @@ func Command() *cobra.Command {
 
 // options are the options with which guests are opened.
 func (e *env) options() *app.Options {
-	o := &app.Options{Wait: e.wait, Progress: e.progress.step}
+	o := &app.Options{Wait: e.wait, Layout: e.layout, Progress: e.progress.step}
 	if e.flags != nil && e.flags.Changed("wait") { // an unknown name is otherwise told at once
 		o.WaitThere = e.wait
 	}

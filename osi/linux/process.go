@@ -150,7 +150,8 @@ func (s *system) ThreadAt(ctx context.Context, addr arch.GVA) (osi.Thread, error
 // be the hypervisor's. It corresponds to the per-processor variable
 // current_task, from 6.2 to 6.14 a member of pcpu_hot.
 func (s *system) Current(ctx context.Context, vcpu int) (osi.Thread, error) {
-	if vcpu < 0 || vcpu >= s.g.CPUs() {
+	// Many images don't tell how many there are; the kernel's own limit then holds.
+	if vcpu < 0 || s.g.Info().Live && vcpu >= s.g.CPUs() {
 		return osi.Thread{}, fmt.Errorf("find current thread: no virtual processor %d of %d", vcpu, s.g.CPUs())
 	}
 	at, err := s.currentSlot(vcpu)
