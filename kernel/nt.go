@@ -34,6 +34,7 @@ type NT struct {
 	ModuleList  arch.GVA // PsLoadedModuleList
 	Processors  arch.GVA // KiProcessorBlock, the array of pointers to the KPRCBs
 	SharedData  arch.GVA // KUSER_SHARED_DATA as the kernel maps it
+	Objects     ObjectTypes
 
 	k             *Kernel
 	currentThread uint64 // offset in the KPCR

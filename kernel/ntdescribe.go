@@ -77,6 +77,7 @@ func (d *describer) describeNT(ctx context.Context, f *ntFound) (*Kernel, error)
 	if err := b.findHeads(ctx); err != nil {
 		return nil, err
 	}
+	b.findObjectTypes()
 	if !d.opts.Early && d.g.Info().Live && len(b.witnesses) == 0 {
 		return nil, notBooted(ctx, d.g, nil, fmt.Errorf("NT %s found at %v, which has started no process yet but System", b.k.release, b.k.base))
 	}

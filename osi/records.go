@@ -60,6 +60,13 @@ type Process struct {
 	Threads   int       // number of threads, at least 1
 	StartTime time.Time // guest wall-clock time of its creation; zero where the provider can't tell
 
+	// Of NT only.
+	CommandLine string // as it stands in the process, of which Args are the parts
+	User        string // SID of the user, "S-1-5-18"; "" when it can't be told
+	Session     int    // terminal session
+	WOW64       bool   // a 32-bit process of a 64-bit system
+	Handles     int    // open handles
+
 	// ID tells this process from every other one that the guest ever ran, also
 	// from one with the same pid. It stays the same through exec. It is made of
 	// the pid and the time of creation since boot; do not take it apart.
@@ -125,7 +132,7 @@ func (k MappingKind) String() string {
 // Mapping is one range of a process's address space.
 type Mapping struct {
 	Range
-	Perms  string      // as in /proc/PID/maps: "r-xp"
+	Perms  string      // as in /proc/PID/maps: "r-xp"; of NT "p" is copy on write or private
 	Offset uint64      // bytes into the file, 0 for anonymous memory
 	Name   string      // path, "[heap]", "[stack]", "[vdso]", ... or empty
 	Kind   MappingKind // see MappingKind
@@ -140,7 +147,16 @@ type File struct {
 	Flags     uint32 // flags of open(2) by the guest's numbers, close-on-exec included
 	FlagNames string // Flags in words: "O_RDWR|O_CLOEXEC"
 	Inode     uint64
+
+	// Type is the type of the object that a handle of NT leads to: "File",
+	// "Key", "Mutant", ... Path is then the object's name, "" when it has none,
+	// and Flags is the access that was granted. Empty on Linux.
+	Type   string
+	Object arch.GVA // address of that object
 }
+
+// PagedOut stands in the place of a text that the guest has paged out.
+const PagedOut = "(paged out)"
 
 // ProcMem is the layout of a process's memory as the kernel keeps it.
 type ProcMem struct {

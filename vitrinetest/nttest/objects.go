@@ -168,7 +168,7 @@ func (g *Guest) entry(at arch.GVA, h Handle) {
 	case 44:
 		v = header<<16 | 1
 	case 41:
-		v = header>>3<<23 | 1
+		v = header>>4<<23 | 1
 	case 29:
 		v = header&^7 | 1
 	}
