@@ -49,6 +49,13 @@ type Process struct {
 	StartTime time.Time `json:"start_time"`
 	ASID      Addr      `json:"asid"` // guest-physical address of the page-table root
 	Task      Addr      `json:"task"` // of the task structure
+
+	// Of Windows guests only.
+	CommandLine string `json:"command_line"` // of which args are the parts
+	User        string `json:"user"`         // SID: "S-1-5-18"
+	Session     int    `json:"session"`
+	WOW64       bool   `json:"wow64"`   // a 32-bit process of a 64-bit system
+	Handles     int    `json:"handles"` // open ones
 }
 
 // Current is what one vCPU runs (vitrine current).
@@ -90,7 +97,9 @@ type File struct {
 	FD    int    `json:"fd"`
 	Path  string `json:"path"` // or "pipe:[1234]", "socket:[1234]", "anon_inode:[eventfd]"
 	Pos   int64  `json:"pos"`
-	Flags string `json:"flags"` // as given to open(2): "O_RDWR|O_CLOEXEC"
+	Flags string `json:"flags"` // as given to open(2): "O_RDWR|O_CLOEXEC"; of a handle the access that was granted
+	// Type is the type of the object that a handle leads to; Windows guests only.
+	Type string `json:"type"`
 }
 
 // LifeKind says what happened to a process.

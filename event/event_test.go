@@ -35,15 +35,16 @@ var records = []struct {
 		Process{
 			PID: 2, PPID: 1, TGID: 2, Name: "sh", Exe: "/bin/sh", Args: []string{"sh", "-c", "a <b>"}, UID: 4294967295,
 			GID: 4, State: "S", KThread: true, Threads: 3, StartTime: when, ASID: 0x1000, Task: 0xffff888000000000,
+			CommandLine: `a "b"`, User: "S-1-5-18", Session: 1, WOW64: true, Handles: 9,
 		},
 		Process{},
-		[]string{"pid", "ppid", "tgid", "name", "exe", "args", "uid", "gid", "state", "kthread", "threads", "start_time", "asid", "task"},
+		[]string{"pid", "ppid", "tgid", "name", "exe", "args", "uid", "gid", "state", "kthread", "threads", "start_time", "asid", "task", "command_line", "user", "session", "wow64", "handles"},
 	},
 	{Current{1, 2, 3, "x", 0xffffffffffffffff}, Current{}, []string{"vcpu", "pid", "tid", "name", "task"}},
 	{Module{"ext4", 0xffffffffc0000000, 4096, ""}, Module{}, []string{"name", "base", "size", "file"}},
 	{Library{"libc.so.6", "/lib/libc.so.6", 0x7f00, 9}, Library{}, []string{"name", "path", "base", "size"}},
 	{Mapping{0x1000, 0x2000, "r-xp", 7, "[heap]"}, Mapping{}, []string{"start", "end", "perms", "offset", "name"}},
-	{File{3, "/etc/passwd", -1, "O_RDONLY"}, File{}, []string{"fd", "path", "pos", "flags"}},
+	{File{3, "/etc/passwd", -1, "O_RDONLY", "File"}, File{}, []string{"fd", "path", "pos", "flags", "type"}},
 	{
 		Life{when, Exit, 1, 2, 3, "n", "/e", []string{"a"}, 4, -9, "5", "6", 7},
 		Life{},

@@ -84,7 +84,9 @@ func (p Process) AppendJSON(b []byte) []byte {
 		str("name", p.Name).str("exe", p.Exe).strs("args", p.Args).
 		uint("uid", uint64(p.UID)).uint("gid", uint64(p.GID)).str("state", p.State).
 		bool("kthread", p.KThread).int("threads", int64(p.Threads)).time("start_time", p.StartTime).
-		addr("asid", p.ASID).addr("task", p.Task).end()
+		addr("asid", p.ASID).addr("task", p.Task).
+		str("command_line", p.CommandLine).str("user", p.User).int("session", int64(p.Session)).
+		bool("wow64", p.WOW64).int("handles", int64(p.Handles)).end()
 }
 
 // AppendJSON implements Record.
@@ -114,7 +116,7 @@ func (m Mapping) AppendJSON(b []byte) []byte {
 // AppendJSON implements Record.
 func (f File) AppendJSON(b []byte) []byte {
 	return begin(b).int("fd", int64(f.FD)).str("path", f.Path).int("pos", f.Pos).
-		str("flags", f.Flags).end()
+		str("flags", f.Flags).str("type", f.Type).end()
 }
 
 // AppendJSON implements Record.

@@ -75,6 +75,7 @@ func processRecord(p osi.Process) event.Process {
 		PID: p.PID, PPID: p.PPID, TGID: p.PID, Name: longer(p.FullName, p.Name), Exe: p.Exe, Args: p.Args,
 		UID: p.UID, GID: p.GID, State: p.State.String(), KThread: p.KThread, Threads: p.Threads,
 		StartTime: p.StartTime, ASID: event.Addr(p.ASID), Task: event.Addr(p.Task),
+		CommandLine: p.CommandLine, User: p.User, Session: p.Session, WOW64: p.WOW64, Handles: p.Handles,
 	}
 }
 
@@ -157,7 +158,7 @@ func (s *Session) Files(ctx context.Context, pid int) iter.Seq2[event.File, erro
 		return failed[event.File](err)
 	}
 	return convert(s.sys.Files(ctx, h), func(f osi.File) event.File {
-		return event.File{FD: f.FD, Path: f.Path, Pos: f.Pos, Flags: f.FlagNames}
+		return event.File{FD: f.FD, Path: f.Path, Pos: f.Pos, Flags: f.FlagNames, Type: f.Type}
 	})
 }
 

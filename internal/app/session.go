@@ -9,7 +9,8 @@ import (
 	"github.com/vitrine-vmi/vitrine/event"
 	"github.com/vitrine-vmi/vitrine/kernel"
 	"github.com/vitrine-vmi/vitrine/osi"
-	_ "github.com/vitrine-vmi/vitrine/osi/linux" // the provider registers itself
+	_ "github.com/vitrine-vmi/vitrine/osi/linux"   // the providers register themselves
+	_ "github.com/vitrine-vmi/vitrine/osi/windows" // likewise
 	"github.com/vitrine-vmi/vitrine/probe"
 )
 

@@ -82,7 +82,10 @@ func (e *env) filesCmd() *cobra.Command {
 		Use:   "files TARGET PID",
 		Short: "List the open files of a process",
 		Long: `List the open files of a process of the guest: descriptor, position, flags of
-open(2), and the path or, for what has none, the name that /proc shows.`,
+open(2), and the path or, for what has none, the name that /proc shows.
+
+Of a Windows guest these are all handles of the process: value, position, the
+access that was granted, and the object, of other types than files with its type.`,
 		Example: "  vitrine files vm1 1",
 	}, e.files)
 }
@@ -90,6 +93,15 @@ open(2), and the path or, for what has none, the name that /proc shows.`,
 func (e *env) files(ctx context.Context, s *app.Session, pid int) error {
 	t := newTable(">FD", ">POS", "FLAGS", "PATH")
 	return show(e, s.Files(ctx, pid), t, func(f event.File) {
-		t.add(f.FD, f.Pos, f.Flags, quote(f.Path))
+		t.add(f.FD, f.Pos, f.Flags, object(f))
 	})
+}
+
+// object is what a descriptor or handle leads to: a path, or the type of an
+// object and its name.
+func object(f event.File) string {
+	if f.Type == "" || f.Type == "File" {
+		return quote(f.Path)
+	}
+	return quote(f.Type) + " " + quote(f.Path)
 }

@@ -69,7 +69,7 @@ func (e *env) ps(seq iter.Seq2[event.Process, error], f psFlags) error {
 		if f.threads {
 			second = p.TGID
 		}
-		t.add(p.PID, second, p.UID, quote(p.State), p.Threads, started(p.StartTime, now),
+		t.add(p.PID, second, user(p), quote(p.State), p.Threads, started(p.StartTime, now),
 			branch(depth[p.PID])+command(p))
 	})
 }
@@ -90,6 +90,14 @@ func branch(depth int) string {
 		return ""
 	}
 	return strings.Repeat("  ", depth-1) + `\_ `
+}
+
+// user is who a process belongs to: its uid, or of a Windows guest its SID.
+func user(p event.Process) string {
+	if p.User != "" {
+		return quote(p.User)
+	}
+	return strconv.FormatUint(uint64(p.UID), 10)
 }
 
 // started is a start time: the hour for the last day, else the date.

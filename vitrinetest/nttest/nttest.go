@@ -112,8 +112,9 @@ type Guest struct {
 	PCR         arch.GVA
 	GUID        string
 
-	w       uint64 // bytes of a pointer
-	pool    arch.GVA
+	w       uint64   // bytes of a pointer
+	pool    arch.GVA // next free byte
+	poolEnd arch.GVA
 	data    arch.GVA // next free byte of the image's data
 	text    arch.GVA
 	types   map[string]arch.GVA // OBJECT_TYPEs
@@ -144,12 +145,16 @@ func New(c Config) *Guest {
 		g.w, g.Base, g.pool = 8, 0xfffff80002a00000, 0xffffa80000000000
 		shared, pcr = 0xfffff78000000000, 0xfffff80100000000
 	}
+	if c.Build < 9600 && g.X64 { // until 8 the kernel had the uppermost 8 TiB only
+		g.pool = 0xfffffa8000000000
+	}
 	if c.Build < 6000 && !g.X64 {
 		pcr = 0xffdff000
 	}
 	g.PCR = pcr
 	g.mapImage()
 	g.Kernel.Map(g.pool, poolSize, vitrinetest.Writable|vitrinetest.NoExec)
+	g.poolEnd = g.pool + poolSize
 	g.pool += 0x1000
 	g.Kernel.Map(shared, arch.PageSize, 0)
 	g.Kernel.Map(pcr, arch.PageSize, vitrinetest.Writable)
@@ -245,7 +250,7 @@ func (g *Guest) export(name string, at arch.GVA) {
 func (g *Guest) Pool(n uint64) arch.GVA {
 	at := g.pool + 16
 	g.pool = at + arch.GVA(n+15)&^15
-	if uint64(g.pool)&(1<<32-1) > uint64(g.pool-at)+0x8000_0000+poolSize && g.X64 {
+	if g.pool > g.poolEnd {
 		panic("nttest: the pool is full")
 	}
 	return at

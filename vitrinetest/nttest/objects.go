@@ -235,7 +235,9 @@ func (g *Guest) vad(at arch.GVA, v VAD) {
 	if v.Private {
 		return
 	}
-	area := g.Pool(0x80)
+	area, segment := g.Pool(0x90), g.Pool(0x50)
+	g.Word(area, uint64(segment)) // _CONTROL_AREA.Segment and _SEGMENT.ControlArea are the first of all builds
+	g.Word(segment, uint64(area))
 	if off, ok := g.has("_MMVAD", "Subsection"); ok {
 		sub := g.Pool(0x40)
 		g.set(sub, "_SUBSECTION", "ControlArea", uint64(area))
