@@ -9,6 +9,7 @@ import (
 	"github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/arch"
 	"github.com/vitrine-vmi/vitrine/kernel"
+	"github.com/vitrine-vmi/vitrine/probe/internal/engine"
 )
 
 // commLen is the size of task_struct->comm (TASK_COMM_LEN).
@@ -23,6 +24,8 @@ type facts struct {
 	pid, tgid, comm, parent, cred, uid, stack uint64
 	leader, start                             uint64
 	stackSize                                 uint64
+	// about is what describes a task, nil where the kernel's types lack some of it.
+	about *engine.AboutOffsets
 }
 
 // findFacts looks them up in the kernel's types.
@@ -50,6 +53,9 @@ func findFacts(k *kernel.Kernel) (*facts, error) {
 	}
 	f.stackSize = stackSize(k)
 	var err error
+	if f.about, err = engine.FindAbout(kernelFacts{k}.Offset); err != nil {
+		f.about = nil // only probes that describe need it
+	}
 	f.current, err = currentTask(k)
 	return f, err
 }

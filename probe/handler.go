@@ -111,7 +111,7 @@ func (s *handler) newHit(p *Planted, raw *engine.Hit, th *Thread) *Hit {
 	return &Hit{
 		Probe: p.probe, Func: raw.Point.Name, CPU: raw.CPU, Return: raw.Return, Thread: *th,
 		Time: raw.Time, Ran: raw.Ran,
-		raw: raw, captures: p.captures, space: s.spaces.at, kern: s.facts.kernel,
+		raw: raw, captures: p.captures, space: s.spaces.at, kern: s.facts.kernel, facts: s.facts,
 	}
 }
 
@@ -144,4 +144,16 @@ func (c *spaces) at(root arch.GPA) *vitrine.AddressSpace {
 	}
 	c.stale = false
 	return c.last
+}
+
+var _ engine.Beginner = (*handler)(nil)
+
+// Begin implements engine.Beginner.
+func (s *handler) Begin() {
+	s.mu.Lock()
+	all := s.began
+	s.mu.Unlock()
+	for _, f := range all {
+		f()
+	}
 }

@@ -28,6 +28,7 @@ type Hit struct {
 	captures []int // positions in raw.Captured of Probe.Capture
 	space    func(arch.GPA) *vitrine.AddressSpace
 	kern     *vitrine.AddressSpace
+	facts    *facts
 }
 
 // Sync reports whether the guest waits for the callback; only then may it

@@ -50,6 +50,9 @@ type Probe struct {
 	// Capture says what a stream engine copies when the function is entered.
 	// The trap engine needs none of it: the guest stands still while Enter reads.
 	Capture []Capture
+	// Describe says which task Hit.Described tells of. Such a probe's function
+	// can't have captures.
+	Describe Describe
 }
 
 // UserRegs says where a function finds a system call's arguments.

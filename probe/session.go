@@ -47,6 +47,7 @@ type Session struct {
 	byPoint  map[*engine.Point]*target
 	families map[*Filter]*family
 	quit     context.CancelFunc // nil outside Run
+	began    []func()           // see WhenRunning; only grows
 	closed   bool
 	vouched  *Filter // the engine delivers nothing that the family of this one does not pass
 
@@ -121,6 +122,10 @@ func (s *Session) AddAll(probes []*Probe) ([]*Planted, error) {
 	for i, p := range probes {
 		sym, err := s.resolve(p)
 		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if err := targets[sym.Addr].accepts(p); err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -259,7 +264,7 @@ func (s *Session) change() (bad map[*engine.Point]bool, err error) {
 	w := make([]engine.Wanted, 0, len(s.byAddr))
 	for _, t := range s.byAddr {
 		returns := slices.ContainsFunc(t.probes, func(p *Planted) bool { return p.probe.Return != nil })
-		w = append(w, engine.Wanted{Point: t.point, Returns: returns, User: t.user(), Captures: t.captures})
+		w = append(w, engine.Wanted{Point: t.point, Returns: returns, User: t.user(), Captures: t.captures, About: t.describe()})
 	}
 	s.setFilter()
 	err = s.engine.Change(context.Background(), w)
@@ -355,6 +360,15 @@ func (s *Session) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.quit = nil
+}
+
+// WhenRunning has f called in each Run as soon as the probes that were added
+// before are planted: from then on nothing is missed. It is called on Run's
+// goroutine, before any callback of that Run.
+func (s *Session) WhenRunning(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.began = append(slices.Clip(s.began), f)
 }
 
 // Quit ends the present Run. Without one it does nothing. It does not wait; a

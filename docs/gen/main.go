@@ -90,7 +90,7 @@ func write(path string, b []byte) error {
 var records = map[string]event.Record{
 	"list": event.Guest{}, "info": event.Info{}, "ps": event.Process{}, "current": event.Current{},
 	"modules": event.Module{}, "libs": event.Library{}, "maps": event.Mapping{}, "files": event.File{},
-	"trace": event.Call{},
+	"trace": event.Call{}, "events": event.Life{},
 }
 
 // page is the page of one command.

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/event"
 	"github.com/vitrine-vmi/vitrine/syscalls"
 	"github.com/vitrine-vmi/vitrine/trace"
@@ -39,11 +38,7 @@ var ErrUnknownCall = trace.ErrUnknownCall
 // The end of ctx is an error, that of the duration is not. The statistics are
 // nil when the trace has not begun.
 func (s *Session) Trace(ctx context.Context, o TraceOptions, emit func(*event.Call) error) (*event.Stats, error) {
-	status, err := s.guest.Status(ctx)
-	if err == nil && status != vitrine.StatusRunning {
-		err = fmt.Errorf("it is %s: %w", status, vitrine.ErrPaused)
-	}
-	if err != nil {
+	if err := s.mustRun(ctx); err != nil {
 		return nil, fmt.Errorf("trace guest %q: %w", s.target.Text, err)
 	}
 	stats, err := trace.Calls(ctx, s.guest, s.kernel, s.sys, s.callsOptions(o), emit)

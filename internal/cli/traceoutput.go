@@ -8,7 +8,7 @@ import (
 	"github.com/vitrine-vmi/vitrine/sink"
 )
 
-// traceOutput prints the calls of a trace. It writes from a goroutine of its
+// traceOutput prints the records of a trace. It writes from a goroutine of its
 // own, so that a reader that does not read (a pager, Ctrl-S) can't keep a trace
 // from ending: at its end the guest is left first, and the output may then wait.
 //
@@ -39,9 +39,9 @@ func (e *env) newTraceOutput(parent context.Context) (context.Context, *traceOut
 	return t.ctx, t
 }
 
-// write queues a call, which must not be changed afterwards.
-func (t *traceOutput) write(c *event.Call) error {
-	if err := t.fanout.Write(t.ctx, c); err != nil {
+// write queues a record, which must not be changed afterwards.
+func (t *traceOutput) write(r event.Record) error {
+	if err := t.fanout.Write(t.ctx, r); err != nil {
 		return err
 	}
 	return context.Cause(t.ctx)

@@ -44,7 +44,7 @@ func (f *madeUp) PerCPU(name string, cpu int) (arch.GVA, error) {
 var sizes = map[string]uint64{
 	"task_struct.flags": 4, "task_struct.exit_state": 4, "task_struct.cpu": 4, "task_struct.pid": 4, "task_struct.tgid": 4,
 	"task_struct.__state": 4, "task_struct.comm": 16, "task_struct.tasks": 16, "task_struct.thread_node": 16,
-	"signal_struct.nr_threads": 4, "signal_struct.thread_head": 16, "cred.uid": 4, "cred.gid": 4,
+	"signal_struct.nr_threads": 4, "signal_struct.live": 4, "signal_struct.thread_head": 16, "cred.uid": 4, "cred.gid": 4,
 	"file.f_flags": 4, "file.f_mode": 4, "fdtable.max_fds": 4, "dentry.d_name.len": 4, "dentry.d_shortname": 40, "dentry.d_iname": 32,
 	"module.state": 4, "module.list": 16, "module.name": 56, "module.core_layout.size": 4, "module.init_layout.size": 4,
 	"worker.desc": 32, "vm_area_struct.vm_rb": 24, "timekeeper": 64, "mount.mnt": 32,
@@ -243,6 +243,7 @@ func (w *world) fillTask(at arch.GVA, pid, tgid int, comm string) {
 	signal := w.alloc()
 	w.set("task_struct", at, "signal", signal)
 	w.set("signal_struct", signal, "nr_threads", 1)
+	w.set("signal_struct", signal, "live", 1)
 	w.empty(w.field("signal_struct", signal, "thread_head"))
 	w.push(w.field("signal_struct", signal, "thread_head"), w.field("task_struct", at, "thread_node"))
 }

@@ -60,7 +60,7 @@ type layout struct {
 	}
 	signal struct {
 		shape
-		nrThreads, threadHead member
+		nrThreads, threadHead, live member
 	}
 	cred struct {
 		shape
@@ -210,7 +210,7 @@ func (l *layout) taskGroups() []group {
 			{&t.signal, "signal"}, {&t.files, "files"}, {&t.fs, "fs"},
 			{&t.kthread, "?worker_private|set_child_tid"}, // 5.17 moved struct kthread's pointer
 		}},
-		{"signal_struct", &s.shape, []row{{&s.nrThreads, "nr_threads"}, {&s.threadHead, "thread_head"}}},
+		{"signal_struct", &s.shape, []row{{&s.nrThreads, "nr_threads"}, {&s.threadHead, "thread_head"}, {&s.live, "live"}}},
 		{"cred", &c.shape, []row{{&c.uid, "uid"}, {&c.gid, "gid"}}},
 		{"?kthread", &k.shape, []row{{&k.data, "?data"}, {&k.fullName, "?full_name"}}}, // full_name: 5.17
 		{"?worker", &w.shape, []row{{&w.desc, "?desc"}, {&w.currentWork, "?current_work"}, {&w.pool, "?pool"}}},

@@ -16,6 +16,8 @@ import (
 	"github.com/vitrine-vmi/vitrine/internal/testvm/vmtest"
 	"github.com/vitrine-vmi/vitrine/osi"
 	_ "github.com/vitrine-vmi/vitrine/osi/linux"
+	"github.com/vitrine-vmi/vitrine/probe"
+	"github.com/vitrine-vmi/vitrine/qemu"
 	"github.com/vitrine-vmi/vitrine/vitrinetest/providertest"
 )
 
@@ -43,27 +45,36 @@ func TestRealGuests(t *testing.T) {
 	for _, o := range guests() {
 		t.Run(o.Kernel, func(t *testing.T) {
 			vm := vmtest.Boot(t, &o)
-			dynamic, err := vm.SpawnProgram(t.Context(), "dynamic", "/usr/bin/tail", "-f", "--pid=1", "/etc/hostname")
-			if err != nil {
-				t.Fatal(err)
+			g, sys := look(t, vm)
+			t.Run("conformance", func(t *testing.T) { testConformance(t, vm, g, sys) })
+			t.Run("events by implant", func(t *testing.T) { testLoops(t, vm, g, probe.Implant, 200, 40) })
+			if o.Kernel == "6.1-cloud" { // each hit stops the guest
+				t.Run("events by trap", func(t *testing.T) { testLoops(t, vm, g, probe.Trap, 20, 6) })
 			}
-			vmtest.Spawn(t, vm, "files", "files")
-			vmtest.Spawn(t, vm, "maps", "maps")
-			vmtest.Spawn(t, vm, "threads", "threads", "20")
-			unmoved := vmtest.NoStops(t, vm)
-			g, _, sys := seen.Open(t, vm)
-			truth := ostruth.Of(t, vm)
-			providertest.Test(t, sys, truth)
-			hasLibraries(t, truth, dynamic.PID)
-			for cpu := range g.CPUs() {
-				vmtest.Spawn(t, vm, "getppid", "busy"+strconv.Itoa(cpu))
-			}
-			for cpu := range g.CPUs() {
-				currentAgrees(t, g, sys, cpu)
-			}
-			unmoved()
 		})
 	}
+}
+
+// testConformance compares what is seen of a guest with what the guest says.
+func testConformance(t *testing.T, vm *testvm.VM, g *vitrine.Guest, sys osi.System) {
+	dynamic, err := vm.SpawnProgram(t.Context(), "dynamic", "/usr/bin/tail", "-f", "--pid=1", "/etc/hostname")
+	if err != nil {
+		t.Fatal(err)
+	}
+	vmtest.Spawn(t, vm, "files", "files")
+	vmtest.Spawn(t, vm, "maps", "maps")
+	vmtest.Spawn(t, vm, "threads", "threads", "20")
+	unmoved := vmtest.NoStops(t, vm)
+	truth := ostruth.Of(t, vm)
+	providertest.Test(t, sys, truth)
+	hasLibraries(t, truth, dynamic.PID)
+	for cpu := range g.CPUs() {
+		vmtest.Spawn(t, vm, "getppid", "busy"+strconv.Itoa(cpu))
+	}
+	for cpu := range g.CPUs() {
+		currentAgrees(t, g, sys, cpu)
+	}
+	unmoved()
 }
 
 // hasLibraries makes sure that the comparison of libraries had something to
@@ -82,10 +93,11 @@ func hasLibraries(t *testing.T, truth *providertest.Truth, pid int) {
 }
 
 // currentAgrees waits until a processor is seen in user code while it runs the
-// same thread before and after; its page tables must be that thread's.
+// same thread before and after; its page tables must be that thread's. Another
+// thread may have run in between on a busy host, but not each time.
 func currentAgrees(t *testing.T, g *vitrine.Guest, sys osi.System, cpu int) {
 	t.Helper()
-	busy := 0
+	busy, others := 0, 0
 	for start := time.Now(); time.Since(start) < time.Minute; {
 		before, err := sys.Current(t.Context(), cpu)
 		if err != nil {
@@ -101,7 +113,10 @@ func currentAgrees(t *testing.T, g *vitrine.Guest, sys osi.System, cpu int) {
 		}
 		// Under page-table isolation user code runs on the second table of the pair.
 		if root := regs.Root(); root != before.ASID && root != before.ASID+arch.PageSize {
-			t.Errorf("processor %d runs on page table %v, its thread %+v", cpu, root, before)
+			if others++; others > busy+3 {
+				t.Fatalf("processor %d runs on page table %v, its thread %+v", cpu, root, before)
+			}
+			continue
 		}
 		if busy++; busy == 5 {
 			return

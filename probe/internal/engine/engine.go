@@ -50,6 +50,9 @@ type Hit struct {
 	// Captured holds what a stream engine copied, one for each of the point's
 	// Captures; nil in an engine that does not capture.
 	Captured [][]byte
+	// About is the task that Wanted.About asked for, nil when the session is to
+	// read it from memory.
+	About *About
 
 	// Answers, honoured by engines that deliver synchronously. An engine sees
 	// changed registers by comparing Regs.
@@ -74,6 +77,20 @@ type Handler interface {
 	Returned(h *Hit, value any) error
 }
 
+// Beginner is implemented by handlers that want to know when everything that
+// was wanted at the beginning of Run is planted: what happens in the guest from
+// now on is delivered.
+type Beginner interface {
+	Begin()
+}
+
+// Begin tells a handler, if it wants to know. Engines call it on Run's goroutine.
+func Begin(h Handler) {
+	if b, ok := h.(Beginner); ok {
+		b.Begin()
+	}
+}
+
 // Wanted is a point with the sides that are wanted of it.
 type Wanted struct {
 	*Point
@@ -83,6 +100,8 @@ type Wanted struct {
 	User UserRegs
 	// Captures is memory to copy at entry; it only ever grows while the point lives.
 	Captures []Capture
+	// About is the task to describe at entry; nothing is captured beside it.
+	About AboutOf
 }
 
 // UserRegs says where a system call's arguments are.

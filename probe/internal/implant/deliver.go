@@ -140,6 +140,12 @@ func (r *run) record(rec *record) error {
 
 // catch takes what the record has captured.
 func (r *run) catch(rec *record, w *engine.Wanted) {
+	if w.About != engine.AboutNone {
+		if !rec.ret {
+			r.hit.About = rec.about()
+		}
+		return
+	}
 	if len(w.Captures) > 0 {
 		r.caught = rec.captures(r.caught, min(len(w.Captures), maxCaptures))
 		r.hit.Captured = r.caught

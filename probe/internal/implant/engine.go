@@ -65,7 +65,7 @@ func (e *Engine) Change(_ context.Context, w []engine.Wanted) error {
 	var keep []engine.Wanted
 	for _, p := range w {
 		if !e.has(p.Point) {
-			if err := e.check(p.Point); err != nil {
+			if err := e.check(p); err != nil {
 				errs = append(errs, &engine.PointError{Point: p.Point, Err: err})
 				continue
 			}
@@ -82,7 +82,13 @@ func (e *Engine) has(p *engine.Point) bool {
 }
 
 // check reports whether a point can be patched. The caller holds mu.
-func (e *Engine) check(p *engine.Point) error { return e.checkAt(p.Body[0].Start) }
+func (e *Engine) check(w engine.Wanted) error {
+	if err := e.checkAt(w.Body[0].Start); err != nil || w.About == engine.AboutNone {
+		return err
+	}
+	_, err := engine.FindAbout(e.cfg.Facts.Offset)
+	return err
+}
 
 // checkAt does so for the function at addr.
 func (e *Engine) checkAt(addr arch.GVA) error {
@@ -115,6 +121,7 @@ func (e *Engine) Run(ctx context.Context, h engine.Handler) error {
 		}
 		return err
 	}
+	engine.Begin(h)
 	err := r.deliver(ctx)
 	if r.p == nil {
 		return err // it was out, and could not come back
@@ -246,7 +253,7 @@ func (r *run) plant(ctx context.Context) error {
 }
 
 func (r *run) function(w engine.Wanted) function {
-	fn := function{name: w.Name, addr: w.Body[0].Start, flags: r.flags(w)}
+	fn := function{name: w.Name, addr: w.Body[0].Start, flags: r.flags(w), about: aboutCodes[w.About]}
 	for _, c := range w.Captures {
 		fn.captures = append(fn.captures, captureOf(c))
 		if c.Return {

@@ -3,6 +3,7 @@ package implant
 import (
 	"errors"
 	"fmt"
+	"maps"
 
 	"github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/arch"
@@ -99,6 +100,7 @@ func constants(f Facts, l layout, frame uint32) (map[string]uint64, error) {
 		}
 		v[name] = off
 	}
+	maps.Copy(v, aboutConstants(f))
 	for name, p := range map[string]perCPU{"vt_pcpu_current": perCPUCurrent, "vt_pcpu_cpu": perCPUNumber, "vt_pcpu_preempt": perCPUPreempt} {
 		d, err := p.displacement(f)
 		if err != nil {

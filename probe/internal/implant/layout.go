@@ -43,6 +43,7 @@ const (
 const (
 	funcsOffset  = 4096
 	funcSize     = 64
+	funcAbout    = 8
 	funcCaptures = 16
 	captureSize  = 8
 	maxCaptures  = 6

@@ -137,7 +137,7 @@ func TestLayoutMatchesHeader(t *testing.T) {
 		"O(header,mode)": hdrMode, "O(header,ncomms)": hdrNComms, "O(header,nuids)": hdrNUIDs, "O(header,uids)": hdrUIDs,
 		"O(header,comms)": hdrComms, "sizeof(struct header)": hdrEnd, "HEADER_MAGIC": headerMagic,
 		"MODE_LOSSLESS": modeLossless, "MODE_TGID": modeTGID, "MODE_COMM": modeComm, "MODE_UID": modeUID,
-		"FUNCS_OFFSET": funcsOffset, "sizeof(struct func)": funcSize, "O(func,captures)": funcCaptures,
+		"FUNCS_OFFSET": funcsOffset, "sizeof(struct func)": funcSize, "O(func,captures)": funcCaptures, "O(func,about)": funcAbout,
 		"sizeof(struct capture)": captureSize, "MAX_CAPTURES": maxCaptures,
 		"FUNC_ENTER": funcEnter, "FUNC_RETURN": funcReturn, "FUNC_SYSCALL": funcSyscall, "FUNC_COMPAT": funcCompat,
 		"FUNC_SYNC": funcSync, "FUNC_FORK": funcFork,
@@ -152,6 +152,11 @@ func TestLayoutMatchesHeader(t *testing.T) {
 		"O(slot,regs)": slotRegs, "O(slot,answer)": slotAnswer, "O(slot,value)": slotValue, "O(slot,datalen)": slotLen,
 		"O(slot,data)": slotData, "KIND_ENTER": kindEnter, "KIND_RETURN": kindReturn, "SLOT_SYNC": slotSync, "SLOT_NOWAIT": slotNoWait,
 		"ANSWER_GO": answerGo, "ANSWER_SKIP": answerSkip, "ANSWER_DROP": answerDrop,
+		"ABOUT_ARG": int(aboutCodes[engine.AboutArg]), "ABOUT_CURRENT": int(aboutCodes[engine.AboutCurrent]), "sizeof(struct about)": aboutSize,
+		"O(about,task)": aboutTask, "O(about,start)": aboutStart, "O(about,leader_start)": aboutLeaderStart, "O(about,parent_start)": aboutParentStart,
+		"O(about,exe_mnt)": aboutExeMount, "O(about,exe_dentry)": aboutExeEntry, "O(about,args_start)": aboutArgsStart, "O(about,args_size)": aboutArgsSize,
+		"O(about,tid)": aboutTID, "O(about,tgid)": aboutTGID, "O(about,ptgid)": aboutPTGID, "O(about,uid)": aboutUID,
+		"O(about,signal_flags)": aboutSignalFlags, "O(about,signal_code)": aboutSignalCode, "O(about,comm)": aboutComm, "O(about,leader_comm)": aboutLeaderComm,
 		"sizeof(struct frame)": frameMin, "O(entry,args)": entryArgs, "O(entry,frame)": entryFrame, "O(leave,frame)": leaveFrame,
 	}
 	src := "#include \"implant.h\"\n#define O(s, m) __builtin_offsetof(struct s, m)\n"

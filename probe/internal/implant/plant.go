@@ -17,6 +17,7 @@ type function struct {
 	name     string
 	addr     arch.GVA
 	flags    uint32
+	about    uint32
 	captures []capture
 }
 
@@ -351,6 +352,7 @@ func (fn *function) encode() []byte {
 	n := min(len(fn.captures), maxCaptures)
 	binary.LittleEndian.PutUint32(b, fn.flags)
 	binary.LittleEndian.PutUint32(b[4:], uint32(n))
+	binary.LittleEndian.PutUint32(b[funcAbout:], fn.about)
 	for i, c := range fn.captures[:n] {
 		q := b[funcCaptures+i*captureSize:]
 		q[0], q[1], q[4], q[5], q[6], q[7] = c.arg, c.kind, c.lenArg, c.when, c.unit, c.off

@@ -81,7 +81,7 @@ func (r *run) knows(p *engine.Point) bool {
 // last and together.
 func (r *run) setFunction(i int, fn function) error {
 	b, at := fn.encode(), funcsOffset+uint64(i)*funcSize
-	if err := r.p.m.write(b[funcCaptures:], at+funcCaptures); err != nil {
+	if err := r.p.m.write(b[funcAbout:], at+funcAbout); err != nil {
 		return err
 	}
 	return r.p.m.store(at, le64(b))

@@ -161,6 +161,7 @@ func (e *Engine) Run(ctx context.Context, h engine.Handler) (err error) {
 	if err := e.replant(); err != nil {
 		return err
 	}
+	engine.Begin(h)
 	return d.Run(ctx)
 }
 

@@ -286,6 +286,8 @@ static __attribute__((noinline)) long enter_capturing(struct header *h, struct f
 	return post_entry(h, f, flags, e, id, task, buf, used, args);
 }
 
+#include "task.h"
+
 /* vt_enter is called by each stub when its function is entered. */
 long vt_enter(struct entry *e, u32 id)
 {
@@ -309,6 +311,8 @@ long vt_enter(struct entry *e, u32 id)
 	arguments(args, flags, e->args);
 	e->frame.arg0 = e->args[0];
 	e->frame.again = 0;
+	if (f->about)
+		return enter_telling(h, f, flags, e, id, task, args);
 	if (f->ncaptures)
 		return enter_capturing(h, f, flags, e, id, task, args);
 	return post_entry(h, f, flags, e, id, task, 0, 0, args);

@@ -82,9 +82,14 @@ struct capture {
 struct func {
 	u32 flags;	/* 0: FUNC_* */
 	u32 ncaptures;	/* 4 */
-	u64 reserved;
+	u32 about;	/* 8: ABOUT_*; with it there are no captures */
+	u32 reserved;
 	struct capture captures[MAX_CAPTURES];	/* 16 */
 };			/* 64 bytes */
+
+/* The record of an entry begins its data with a struct about of a task. */
+#define ABOUT_ARG	1	/* the one that argument 0 points to */
+#define ABOUT_CURRENT	2
 
 #define FUNC_ENTER	1	/* records entries */
 #define FUNC_RETURN	2	/* records returns */
@@ -120,6 +125,26 @@ struct slot {
 	u32 reserved;
 	u8 data[SLOT_DATA]; /* 160: per capture a u16 length (CAP_FAILED: not readable, CAP_NOT_NOW), then the bytes */
 };
+
+/* A task as ABOUT_* records it, with the first bytes of its arguments behind. */
+struct about {
+	u64 task;	/* 0 */
+	u64 start;	/* 8: nanoseconds since boot */
+	u64 leader_start; /* 16: of the process's first thread */
+	u64 parent_start; /* 24: of the parent process */
+	u64 exe_mnt;	/* 32: struct path of the executable */
+	u64 exe_dentry;	/* 40 */
+	u64 args_start;	/* 48: in user memory */
+	u64 args_size;	/* 56: bytes */
+	u32 tid;	/* 64 */
+	u32 tgid;	/* 68 */
+	u32 ptgid;	/* 72 */
+	u32 uid;	/* 76 */
+	u32 signal_flags; /* 80: signal_struct->flags */
+	u32 signal_code; /* 84: ->group_exit_code */
+	u64 comm[2];	/* 88 */
+	u64 leader_comm[2]; /* 104 */
+};			/* 120 */
 
 #define KIND_ENTER	1
 #define KIND_RETURN	2
