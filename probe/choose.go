@@ -3,6 +3,7 @@ package probe
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/arch"
@@ -37,12 +38,22 @@ func (s *Session) useTrap(o *Options) error {
 		Current:    s.facts.current,
 		StackField: s.facts.stack,
 		StackSize:  s.facts.stackSize,
+		Wall:       s.wallClock(),
 		SymbolAt: func(a arch.GVA) (string, engine.Range, bool) {
 			sym, ok := s.k.SymbolAt(a)
 			return sym.Name, engine.Range{Start: sym.Addr, Size: sym.Size}, ok
 		},
 	})
 	return nil
+}
+
+// wallClock returns the guest's, nil where it is not found.
+func (s *Session) wallClock() func(time.Duration) (time.Time, bool) {
+	c, err := findWallClock(s.k)
+	if err != nil {
+		return nil
+	}
+	return c.at
 }
 
 func (s *Session) useImplant(o *Options) error {

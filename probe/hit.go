@@ -18,7 +18,9 @@ type Hit struct {
 	CPU    int    // the vCPU, 0-based
 	Return bool   // false at entry
 	Thread Thread
-	Time   time.Time // host time
+	// Time is the guest's wall-clock time in UTC; host time where the guest's
+	// kernel does not tell.
+	Time time.Time
 	// Ran is how long the guest has run since Session.Run began, with the time
 	// left out that it stood still for hits. Its difference between entry and
 	// return is how long the call took.

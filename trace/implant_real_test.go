@@ -24,6 +24,8 @@ func testImplant(t *testing.T, x *target) {
 	text := vmtest.SnapshotText(t, x.vm)
 	t.Run("every", func(t *testing.T) { testEveryCall(t, x) })
 	t.Run("tree", func(t *testing.T) { testTree(t, x) })
+	t.Run("time", func(t *testing.T) { testTimes(t, x, "implant") })
+	t.Run("time-trap", func(t *testing.T) { testTimes(t, x, "trap") })
 	t.Run("exec", func(t *testing.T) { testExecArgs(t, x) })
 	vmtest.Healthy(t, x.vm)
 	text.Unchanged(t)
@@ -35,12 +37,18 @@ type stream struct {
 	calls []event.Call
 	stats *event.Stats
 	end   func() error
+	ended chan struct{}
 }
 
 func startStream(t *testing.T, x *target, o *trace.CallsOptions) *stream {
 	t.Helper()
-	s := &stream{}
-	o.Engine, o.Delivery = "implant", "stream"
+	s := &stream{ended: make(chan struct{})}
+	if o.Engine == "" {
+		o.Engine, o.Delivery = "implant", "stream"
+	}
+	if len(o.Names) == 0 {
+		o.Ignore = append(o.Ignore, "perf_event_open") // compiled without ftrace's nop in 5.10
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
@@ -52,6 +60,7 @@ func startStream(t *testing.T, x *target, o *trace.CallsOptions) *stream {
 			return nil
 		})
 		done <- err
+		close(s.ended)
 	}()
 	s.end = func() error { cancel(); return <-done }
 	return s
@@ -61,6 +70,11 @@ func startStream(t *testing.T, x *target, o *trace.CallsOptions) *stream {
 func (s *stream) await(t *testing.T, what string, ready func([]event.Call) bool) {
 	t.Helper()
 	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		select {
+		case <-s.ended:
+			t.Fatalf("the trace ended early: %v", s.end())
+		default:
+		}
 		s.mu.Lock()
 		ok := ready(s.calls)
 		n := len(s.calls)
@@ -181,7 +195,7 @@ func testTree(t *testing.T, x *target) {
 	parent := vmtest.Spawn(t, x.vm, "tree", "tree")
 	vmtest.Spawn(t, x.vm, "tree", "other")
 	s := startStream(t, x, &trace.CallsOptions{PIDs: []int{parent.PID}, Follow: true})
-	const depth, rounds = 6, 3
+	const depth, rounds = 5, 2
 	grow := func() (nodes int) {
 		t.Helper()
 		var n int
@@ -197,6 +211,11 @@ func testTree(t *testing.T, x *target) {
 		s.mu.Lock()
 		planted = len(s.calls) > 0
 		s.mu.Unlock()
+		select {
+		case <-s.ended:
+			t.Fatalf("the trace ended early: %v", s.end())
+		default:
+		}
 	}
 	marks := func(calls []event.Call) (seen map[uint64]int) {
 		seen = map[uint64]int{}
@@ -258,6 +277,75 @@ func checkLives(t *testing.T, calls []event.Call) {
 		if first := c[0]; first.Name != "getpgid" && c[len(c)-1].Name == "exit_group" {
 			t.Errorf("process %d began with %s", pid, first.Name)
 		}
+	}
+}
+
+// testTimes checks that records have the guest's wall clock: each call lies between the readings of the clock that its
+// thread took around it, to 10 ms.
+func testTimes(t *testing.T, x *target, engine string) {
+	w := vmtest.Spawn(t, x.vm, "clock", "clock")
+	s := startStream(t, x, &trace.CallsOptions{Names: []string{"getpgid"}, PIDs: []int{w.PID}, Engine: engine})
+	tell := func(line string) (truth []wire.Timed) {
+		t.Helper()
+		if err := x.vm.Tell(t.Context(), "clock", line, &truth); err != nil {
+			t.Fatal(err)
+		}
+		return truth
+	}
+	planted := func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return len(s.calls) > 0
+	}
+	for !planted() {
+		tell("20 1ms")
+		select {
+		case <-s.ended:
+			t.Fatalf("the trace ended early: %v", s.end())
+		default:
+		}
+	}
+	var worst time.Duration
+	lines := []string{"200 0s", "50 3ms", "4 700ms", "50 20ms"}
+	if engine == "trap" { // which is slow
+		lines = []string{"30 0s", "2 700ms", "20 20ms"}
+	}
+	for _, line := range lines {
+		s.mu.Lock()
+		from := len(s.calls)
+		s.mu.Unlock()
+		truth := tell(line)
+		s.await(t, "the last call", func(c []event.Call) bool {
+			return len(c) > from && c[len(c)-1].Args[0].Value == truth[len(truth)-1].Arg
+		})
+		s.mu.Lock()
+		got := slices.Clone(s.calls)
+		s.mu.Unlock()
+		got = got[len(got)-len(truth):]
+		for i, w := range truth {
+			if got[i].Args[0].Value != w.Arg || got[i].TID != w.TID {
+				t.Fatalf("call %d of %s: %+v; want %+v", i, line, got[i], w)
+			}
+			at := got[i].Time.UnixNano()
+			off := max(time.Duration(w.Before-at), time.Duration(at-w.After), 0)
+			worst = max(worst, off)
+			allowed := 10 * time.Millisecond
+			if engine == "trap" {
+				allowed += time.Duration(w.After - w.Before) // a starved guest has had no tick for about as long
+			}
+			if off > allowed {
+				t.Errorf("call %d of %s was at %v; the guest says %v to %v", i, line, got[i].Time, time.Unix(0, w.Before).UTC(), time.Unix(0, w.After).UTC())
+			}
+		}
+	}
+	source, err := x.vm.ReadFile(t.Context(), "/sys/devices/system/clocksource/clocksource0/current_clocksource")
+	t.Logf("at most %v off, with %s, %v", worst, source, err)
+	last := map[int]time.Time{}
+	for i, c := range s.finish(t) {
+		if c.Time.Before(last[c.VCPU]) {
+			t.Errorf("record %d of processor %d is at %v, the one before it at %v", i, c.VCPU, c.Time, last[c.VCPU])
+		}
+		last[c.VCPU] = c.Time
 	}
 }
 

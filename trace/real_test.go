@@ -29,9 +29,12 @@ import (
 func TestMain(m *testing.M) { vmtest.Main(m) }
 
 // guests are the kernels and machines that tracing is tried on: one with a
-// dispatcher of system calls, one without. The environment can narrow them.
+// dispatcher of system calls, one without, and with different clocks. The
+// environment can narrow them.
 func guests() []testvm.Options {
-	all := []testvm.Options{{Kernel: "6.1-cloud", CPUs: 2, RAM: testvm.SharedMemfd}, {Kernel: "6.12-cloud"}, {Kernel: "5.10-cloud"}}
+	all := []testvm.Options{
+		{Kernel: "6.1-cloud", CPUs: 2, RAM: testvm.SharedMemfd},
+		{Kernel: "6.12-cloud", Cmdline: "clocksource=tsc tsc=reliable"}, {Kernel: "5.10-cloud", Cmdline: "clocksource=hpet"}}
 	only := os.Getenv("VITRINE_TEST_KERNELS")
 	if only == "" {
 		return all

@@ -35,7 +35,7 @@ type Hit struct {
 	CPU    int
 	Return bool
 	Task   arch.GVA      // the current task's task_struct
-	Time   time.Time     // host time
+	Time   time.Time     // the guest's wall-clock time, or host time
 	Ran    time.Duration // how long the guest has run since the engine began, stops left out
 	Args   [6]uint64     // at entry
 	Result uint64        // at return

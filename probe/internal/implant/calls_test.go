@@ -53,7 +53,7 @@ func TestClock(t *testing.T) {
 	start := time.Unix(1000, 0)
 	c.arrived(5e9, start.Add(3*time.Millisecond)) // seen late
 	c.arrived(6e9, start.Add(time.Second))        // seen at once
-	if got := c.at(5e9); !got.Equal(start) {
+	if got := c.at(5e9, 0); !got.Equal(start) {
 		t.Errorf("at = %v; want %v", got, start)
 	}
 	if got := c.ran(6.5e9); got != 1500*time.Millisecond {
@@ -66,8 +66,45 @@ func TestClock(t *testing.T) {
 	for i := range uint64(400) {
 		c.arrived(7e9+i*1e7, start.Add(7*time.Second+time.Duration(i)*10*time.Millisecond))
 	}
-	if got, want := c.at(11e9), start.Add(11*time.Second); got.Sub(want).Abs() > 10*time.Millisecond {
+	if got, want := c.at(11e9, 0), start.Add(11*time.Second); got.Sub(want).Abs() > 10*time.Millisecond {
 		t.Errorf("at after a pause = %v; want %v", got, want)
+	}
+}
+
+func TestClockPairs(t *testing.T) {
+	c := clock{perSecond: 1e9} // in truth it is 1 % more
+	host := time.Unix(5000, 0)
+	start := time.Unix(1000, 0).UTC()
+	c.arrived(1e9, host)
+	c.paired(clockPair{1e9, start.UnixNano()})
+	if got := c.at(1e9+1000, 0); !got.Equal(start.Add(1000)) {
+		t.Errorf("behind the first pair: %v; want %v", got, start.Add(1000))
+	}
+	for i := range uint64(40) {
+		c.paired(clockPair{1e9 + (i+1)*101e6, start.Add(time.Duration(i+1) * 100 * time.Millisecond).UnixNano()})
+		c.paired(clockPair{1e9, 5})     // an older one
+		c.paired(clockPair{1 << 50, 0}) // no clock
+	}
+	if len(c.pairs) != maxPairs {
+		t.Errorf("%d pairs kept", len(c.pairs))
+	}
+	for _, ms := range []int{3900, 3950, 3999, 4000, 4090} {
+		got, want := c.wall(1e9+uint64(ms)*1010000), start.Add(time.Duration(ms)*time.Millisecond)
+		if d := got.Sub(want).Abs(); d > 10*time.Microsecond {
+			t.Errorf("after %d ms: %v off", ms, d)
+		}
+	}
+	last := c.at(1e9+4e9, 1)
+	c.paired(clockPair{1e9 + 4.2e9, last.UnixNano() + 1}) // it had gone too fast
+	if got := c.at(1e9+4.2e9, 1); got.Before(last) {
+		t.Errorf("%v is before %v", got, last)
+	}
+	c.paired(clockPair{1e9 + 5e9, start.Add(-100 * time.Second).UnixNano()}) // set back
+	if got := c.at(1e9+5.1e9, 1); got.After(start) {
+		t.Errorf("after the clock was set back it is %v", got)
+	}
+	if got := c.at(1e9+5.1e9, 1<<15); got.After(start) {
+		t.Errorf("on a processor that cannot be it is %v", got)
 	}
 }
 

@@ -99,11 +99,16 @@ func (r *run) stillOurs() error {
 // record delivers one record.
 func (r *run) record(rec *record) error {
 	r.clock.arrived(rec.tsc, r.now)
+	if r.clock.due(rec.tsc) {
+		if err := r.clock.look(r.p.m); err != nil {
+			return err
+		}
+	}
 	h, w := &r.hit, &r.points[rec.fn]
 	r.thread = engine.Thread{PID: int(rec.tgid), TID: int(rec.tid), PPID: int(rec.ptgid), UID: rec.uid, Comm: r.nameOf(rec)}
 	*h = engine.Hit{
 		Point: w.Point, CPU: int(rec.cpu), Thread: &r.thread, Return: rec.ret, Task: rec.task,
-		Time: r.clock.at(rec.tsc), Ran: r.clock.ran(rec.tsc), Root: arch.GPA(rec.root &^ 0xfff & (1<<52 - 1)),
+		Time: r.clock.at(rec.tsc, int(rec.cpu)), Ran: r.clock.ran(rec.tsc), Root: arch.GPA(rec.root &^ 0xfff & (1<<52 - 1)),
 	}
 	r.catch(rec, w)
 	if rec.ret {

@@ -108,6 +108,9 @@ func constants(f Facts, l layout, frame uint32) (map[string]uint64, error) {
 		}
 		v[name] = d
 	}
+	if a, ok := f.Symbol(clockFunc); ok {
+		v[clockFunc] = uint64(a)
+	}
 	for _, name := range []string{"strncpy_from_user_nofault", "copy_from_user_nofault"} {
 		a, _, err := first(f, name)
 		if err != nil {

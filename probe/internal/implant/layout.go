@@ -14,6 +14,7 @@ const (
 	hdrHeartbeat = 136
 	hdrStop      = 144
 	hdrStale     = 152
+	hdrClockDue  = 160
 	hdrLost      = 192
 	hdrSilent    = 200
 	hdrFiltered  = 208
@@ -23,7 +24,12 @@ const (
 	hdrNUIDs     = 264
 	hdrUIDs      = 272
 	hdrComms     = 320
-	hdrEnd       = 448
+	hdrClockSeq  = 448
+	hdrClockTSC  = 456
+	hdrClockWall = 464
+	hdrEvery     = 472
+	hdrMost      = 480
+	hdrEnd       = 512
 
 	headerMagic = 0x31746e616c706d69 // "implant1"
 	maxUIDs     = 12

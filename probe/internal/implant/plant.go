@@ -243,6 +243,9 @@ func (p *seed) linked() ([]byte, error) {
 	if p.end.thunk == 0 {
 		p.values["__x86_return_thunk"] = uint64(text) + p.obj.defined["vt_plain_return"]
 	}
+	if p.values[clockFunc] == 0 {
+		p.values[clockFunc] = uint64(text) + p.obj.defined["vt_no_clock"]
+	}
 	linked, err := p.obj.link(text, p.values)
 	if err != nil {
 		return nil, err
@@ -323,6 +326,8 @@ func (p *seed) writeData(m *machine) error {
 	le.PutUint64(h[hdrSize:], p.l.size)
 	le.PutUint64(h[hdrCode:], uint64(p.base))
 	le.PutUint64(h[hdrStale:], staleTicks(m.f))
+	le.PutUint64(h[hdrEvery:], staleTicks(m.f)/staleSeconds/clockFirst)
+	le.PutUint64(h[hdrMost:], staleTicks(m.f)/staleSeconds/clockMost)
 	mode := p.set.filter.fill(h)
 	if p.set.lossless {
 		mode |= modeLossless

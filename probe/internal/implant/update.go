@@ -102,7 +102,7 @@ func (r *run) setFilter(f filter) error {
 	if !r.e.cfg.Lossy {
 		mode |= modeLossless
 	}
-	if err := r.p.m.write(h[hdrNUIDs:], hdrNUIDs); err != nil {
+	if err := r.p.m.write(h[hdrNUIDs:hdrClockSeq], hdrNUIDs); err != nil {
 		return err
 	}
 	return r.p.m.store(hdrMode, mode|uint64(le32(h[hdrNComms:]))<<32)

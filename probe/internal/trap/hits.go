@@ -40,6 +40,11 @@ func (e *Engine) entered(f *function, cpu int, r *arch.Registers) error {
 // newHit fills in what entries and returns have in common. The hit is reused.
 func (e *Engine) newHit(p *engine.Point, cpu int, r *arch.Registers) *engine.Hit {
 	at, ran := e.d.At()
+	if e.cfg.Wall != nil {
+		if t, ok := e.cfg.Wall(ran); ok {
+			at = t
+		}
+	}
 	e.hit = engine.Hit{Point: p, CPU: cpu, Task: e.current(r), Time: at, Ran: ran, Root: r.Root(), Regs: r}
 	return &e.hit
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/arch"
@@ -17,6 +18,9 @@ type Config struct {
 	Guest  *vitrine.Guest
 	Kernel *vitrine.AddressSpace
 	// SymbolAt returns the symbol that holds an address.
+	// Wall, if not nil, returns the guest's wall-clock time when it has run for
+	// ran. Without it, or where it does not know, hits have host time.
+	Wall     func(ran time.Duration) (time.Time, bool)
 	SymbolAt func(arch.GVA) (name string, r engine.Range, ok bool)
 	// Current is where a processor's current task pointer is, relative to its
 	// GS base.

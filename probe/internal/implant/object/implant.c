@@ -1,7 +1,7 @@
 /* The implant: what runs inside the guest's kernel when a probed function is
  * entered or returns. It is freestanding, keeps no state of its own outside the
- * data region, calls nothing of the kernel but the two nofault copies, and never
- * sleeps. Undefined vt_* symbols are constants that the host's loader fills in
+ * data region, calls nothing of the kernel but the two nofault copies and the
+ * clock, and never sleeps. Undefined vt_* symbols are constants that the host's loader fills in
  * from the guest's own type information and symbols. */
 #include "implant.h"
 
@@ -12,6 +12,7 @@ extern char vt_nslots[], vt_bitmap_offset[], vt_bitmap_bits[], vt_ring_offset[];
 /* The kernel's; reached by direct calls, since a sealed function may have no endbr64. */
 extern long strncpy_from_user_nofault(char *dst, const void *src, long count);
 extern long copy_from_user_nofault(void *dst, const void *src, u64 size);
+extern u64 ktime_get_real_fast_ns(void); /* safe in any context */
 
 #define CONST(name) ((u64)name)
 #define AT(type, base, name) (*(volatile type *)((char *)(base) + CONST(name)))
@@ -190,10 +191,34 @@ static void follow(struct header *h, char *task, u64 child)
 		change_bit(h, tgid, has_bit(h, by));
 }
 
-static void describe(struct slot *s, u32 id, u32 kind, char *task)
+/* read_clock notes the wall clock at a TSC, for whoever turns the TSC of records
+ * into times. A reading that was interrupted is left to the next record. */
+static __attribute__((noinline)) void read_clock(struct header *h)
+{
+	u64 seq = h->clock_seq, before, wall, after;
+	if ((seq & 1) || !__atomic_compare_exchange_n(&h->clock_seq, &seq, seq + 1, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+		return; /* another thread is at it */
+	__atomic_fetch_add(&h->inside, 1, __ATOMIC_SEQ_CST);
+	before = rdtsc();
+	wall = ktime_get_real_fast_ns();
+	after = rdtsc();
+	if (after - before < h->clock_most / 64) {
+		*(volatile u64 *)&h->clock_tsc = before + (after - before) / 2;
+		*(volatile u64 *)&h->clock_wall = wall;
+		*(volatile u64 *)&h->clock_due = after + h->clock_every;
+		h->clock_every = h->clock_every * 2 < h->clock_most ? h->clock_every * 2 : h->clock_most;
+	}
+	barrier();
+	*(volatile u64 *)&h->clock_seq = seq + 2;
+	__atomic_fetch_sub(&h->inside, 1, __ATOMIC_SEQ_CST);
+}
+
+static void describe(struct header *h, struct slot *s, u32 id, u32 kind, char *task)
 {
 	u64 *comm = (u64 *)(task + CONST(vt_task_comm));
 	s->tsc = rdtsc();
+	if (s->tsc >= h->clock_due)
+		read_clock(h);
 	s->func = id;
 	s->kind = kind;
 	s->flags = 0;
@@ -265,7 +290,7 @@ static long post_entry(struct header *h, struct func *f, u32 flags, struct entry
 	if (i == NO_SLOT) /* an entry that was lost has no return, so that the loss is exact */
 		return ACT_PASS;
 	s = slot_at(h, i);
-	describe(s, id, KIND_ENTER, task);
+	describe(h, s, id, KIND_ENTER, task);
 	for (int k = 0; k < 6; k++)
 		s->args[k] = args[k];
 	s->call = e->frame.call = i;
@@ -326,7 +351,7 @@ static void post_return(struct header *h, u32 flags, struct leave *l, u32 id, ch
 	if (i == NO_SLOT)
 		return;
 	s = slot_at(h, i);
-	describe(s, id, KIND_RETURN, task);
+	describe(h, s, id, KIND_RETURN, task);
 	s->call = l->frame.call;
 	s->result = l->rax;
 	s->regs = (u64)l;

@@ -22,7 +22,8 @@ struct header {
 	u64 heartbeat;	/* 136: changes while the host lives */
 	u64 stop;	/* 144: the host wants no records */
 	u64 stale;	/* 152: TSC ticks without a heartbeat after which waiting ends */
-	u64 reserved2[4];
+	u64 clock_due;	/* 160: TSC from which the wall clock is to be read again; the guest's, as all below */
+	u64 reserved2[3];
 	u64 lost;	/* 192: records dropped because the ring was full */
 	u64 silent;	/* 200: waiting ended by a stale heartbeat: no more records */
 	u64 filtered;	/* 208: entries that no filter let pass (racy count) */
@@ -34,6 +35,12 @@ struct header {
 	u32 reserved4;
 	u32 uids[12];	/* 272 */
 	u64 comms[8][2];/* 320 */
+	u64 clock_seq;	/* 448: odd while the next two are written */
+	u64 clock_tsc;	/* 456 */
+	u64 clock_wall;	/* 464: the guest's wall clock at that TSC, in ns since 1970 */
+	u64 clock_every;/* 472: ticks to the next reading: doubled by each up to ... */
+	u64 clock_most;	/* 480 */
+	u64 reserved5[3];
 };
 
 #define HEADER_INSIDE	216

@@ -13,12 +13,17 @@
 #define HEADER_INSIDE 216		/* struct header, implant.h */
 
 	.text
-	.globl vt_enter_trampoline, vt_leave_trampoline, vt_plain_return
+	.globl vt_enter_trampoline, vt_leave_trampoline, vt_plain_return, vt_no_clock
 
 /* What __x86_return_thunk is resolved to where the kernel returns plainly. */
 vt_plain_return:
 	ret
 	int3
+
+/* The clock of a kernel that has none to call. */
+vt_no_clock:
+	xorl	%eax, %eax
+	jmp	__x86_return_thunk
 
 vt_enter_trampoline:
 	movabsq	$vt_data, %r10
