@@ -184,10 +184,11 @@ type Stats struct {
 	Events       uint64            `json:"events"`
 	Lost         uint64            `json:"lost"`
 	GuestStopped time.Duration     `json:"guest_stopped_ns"`
-	Planting     time.Duration     `json:"planting_ns"` // the part of GuestStopped for putting implants in
-	Removing     time.Duration     `json:"removing_ns"` // and for taking them out
-	Stalls       uint64            `json:"stalls"`      // how often the guest went on without us, who were too slow
-	Notes        []string          `json:"notes"`       // what is not as one might expect, such as why an engine was chosen
+	Planting     time.Duration     `json:"planting_ns"`    // the part of GuestStopped for putting implants in
+	Removing     time.Duration     `json:"removing_ns"`    // and for taking them out
+	Stalls       uint64            `json:"stalls"`         // how often the guest went on without us, who were too slow
+	OutputWait   time.Duration     `json:"output_wait_ns"` // how long the trace has waited for whoever reads its output
+	Notes        []string          `json:"notes"`          // what is not as one might expect, such as why an engine was chosen
 	Engine       string            `json:"engine"`
 	Delivery     string            `json:"delivery"`
 	Duration     time.Duration     `json:"duration_ns"`

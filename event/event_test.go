@@ -62,7 +62,7 @@ var records = []struct {
 	{
 		Stats{Events: 5, Lost: 1, GuestStopped: 7, Planting: 3, Removing: 4, Stalls: 2, Notes: []string{"n"}, Engine: "trap", Delivery: "sync", Duration: 8, PerFunc: map[string]uint64{"b": 2, "a": 3}},
 		Stats{},
-		[]string{"event", "events", "lost", "guest_stopped_ns", "planting_ns", "removing_ns", "stalls", "notes", "engine", "delivery", "duration_ns", "per_func"},
+		[]string{"event", "events", "lost", "guest_stopped_ns", "planting_ns", "removing_ns", "stalls", "output_wait_ns", "notes", "engine", "delivery", "duration_ns", "per_func"},
 	},
 	{Lost{when, 7}, Lost{}, []string{"event", "time", "count"}},
 }
@@ -242,4 +242,17 @@ func BenchmarkCallJSON(b *testing.B) {
 		buf = c.AppendJSON(buf[:0])
 	}
 	b.SetBytes(int64(len(buf)))
+}
+
+func TestTimesAreThoseOfRFC3339(t *testing.T) {
+	zone := time.FixedZone("", 3600)
+	for _, at := range []time.Time{
+		{}, time.Unix(0, 0), time.Unix(1, 100), time.Unix(1795348800, 999_999_999), time.Unix(1795348800, 120_000_000).In(zone),
+		time.Date(999, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(1000, 12, 31, 23, 59, 59, 1, time.UTC), time.Date(9999, 12, 31, 23, 30, 0, 0, time.UTC),
+		time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC), time.Unix(-1<<40, 5),
+	} {
+		if got, want := string(appendTime(nil, at)), at.UTC().Format(time.RFC3339Nano); got != want {
+			t.Errorf("%v is written %s; want %s", at, got, want)
+		}
+	}
 }

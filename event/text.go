@@ -40,8 +40,15 @@ var plain = func() (t [utf8.RuneSelf]bool) {
 // package comment. It does not escape <, > and &.
 func AppendString(b []byte, s string) []byte {
 	b = append(b, '"')
+	i := 0
+	for i < len(s) && s[i] < utf8.RuneSelf && plain[s[i]] {
+		i++
+	}
+	if i == len(s) {
+		return append(append(b, s...), '"')
+	}
 	start := 0
-	for i := 0; i < len(s); {
+	for i < len(s) {
 		if c := s[i]; c < utf8.RuneSelf {
 			if plain[c] {
 				i++

@@ -59,6 +59,9 @@ func NewJSON(w io.Writer) *JSON { return &JSON{buffer{w: w}} }
 
 // Write implements Sink.
 func (j *JSON) Write(r event.Record) error {
-	j.b = append(r.AppendJSON(j.b), '\n')
+	j.b = j.Append(j.b, r)
 	return j.done()
 }
+
+// Append implements Encoder.
+func (j *JSON) Append(b []byte, r event.Record) []byte { return append(r.AppendJSON(b), '\n') }

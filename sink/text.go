@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -44,6 +45,20 @@ func NewText(w io.Writer, opts *TextOptions) *Text {
 
 // Write implements Sink.
 func (t *Text) Write(r event.Record) error {
+	t.line(r)
+	return t.done()
+}
+
+// Append implements Encoder. A Text that is used as one must not be written to.
+func (t *Text) Append(b []byte, r event.Record) []byte {
+	t.b = b
+	t.line(r)
+	b, t.b = t.b, nil
+	return b
+}
+
+// line appends a record's line to b.
+func (t *Text) line(r event.Record) {
 	switch r := r.(type) {
 	case *event.Call:
 		t.call(r)
@@ -65,7 +80,6 @@ func (t *Text) Write(r event.Record) error {
 		t.b = r.AppendJSON(t.b)
 	}
 	t.b = append(t.b, '\n')
-	return t.done()
 }
 
 // Widths of the columns before a call; longer values push the rest to the right.
@@ -95,7 +109,7 @@ func (t *Text) colored(code string, write func()) {
 func (t *Text) columns(at time.Time, pid int, name string) {
 	t.colored(dim, func() {
 		if t.opts.Time {
-			t.b = append(at.In(t.opts.Zone).AppendFormat(t.b, "15:04:05.000000"), ' ')
+			t.b = append(appendClock(t.b, at.In(t.opts.Zone)), ' ')
 		}
 		start := len(t.b)
 		t.b = strconv.AppendInt(t.b, int64(pid), 10)
@@ -106,6 +120,23 @@ func (t *Text) columns(at time.Time, pid int, name string) {
 	})
 	t.padded(commWidth, func() { t.b = appendName(t.b, name) })
 	t.b = append(t.b, ' ')
+}
+
+// appendClock appends the time of day as 15:04:05.000000.
+func appendClock(b []byte, t time.Time) []byte {
+	hour, minute, second := t.Clock()
+	for i, n := range [...]int{hour, minute, second} {
+		if i > 0 {
+			b = append(b, ':')
+		}
+		b = append(b, byte('0'+n/10), byte('0'+n%10))
+	}
+	b = append(b, '.')
+	n := t.Nanosecond() / 1000
+	for digit := 100_000; digit > 0; digit /= 10 {
+		b = append(b, byte('0'+n/digit%10))
+	}
+	return b
 }
 
 var spaces = []byte("                                ")
@@ -233,6 +264,10 @@ func (t *Text) stats(s *event.Stats) {
 	if s.Stalls > 0 {
 		t.b = append(strconv.AppendUint(append(t.b, ", "...), s.Stalls, 10), " stalls"...)
 	}
+	if s.OutputWait >= time.Millisecond {
+		t.b = append(append(t.b, ", waited "...), s.OutputWait.Round(time.Millisecond).String()...)
+		t.b = append(t.b, " for the reader of the output"...)
+	}
 	t.b = appendSafe(append(t.b, ", engine "...), s.Engine)
 	t.b = appendSafe(append(t.b, ", delivery "...), s.Delivery)
 	for _, n := range s.Notes {
@@ -256,6 +291,9 @@ func (t *Text) stats(s *event.Stats) {
 // printable characters and would not stand for itself.
 func appendName(b []byte, s string) []byte {
 	plain := s != ""
+	if plain && isASCII(s) && !strings.ContainsAny(s, ` "`) {
+		return append(b, s...)
+	}
 	for _, r := range s {
 		plain = plain && r != ' ' && r != '"' && r != utf8.RuneError && strconv.IsPrint(r)
 	}
@@ -268,6 +306,9 @@ func appendName(b []byte, s string) []byte {
 // appendSafe appends text that is readable already, with everything escaped
 // that a terminal might act on.
 func appendSafe(b []byte, s string) []byte {
+	if isASCII(s) {
+		return append(b, s...)
+	}
 	safe := true
 	for _, r := range s {
 		safe = safe && r != utf8.RuneError && strconv.IsPrint(r)
@@ -286,4 +327,14 @@ func appendSafe(b []byte, s string) []byte {
 		i += n
 	}
 	return b
+}
+
+// isASCII reports whether s is printable ASCII.
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
 }

@@ -33,6 +33,9 @@ type CallsOptions struct {
 	// Separate delivers a call's entry and its return as records of their own,
 	// at once, instead of one when it has returned.
 	Separate bool
+	// Reuse gives emit the same record every time: it must not keep it, nor its
+	// arguments.
+	Reuse    bool
 	Count    uint64        // end after so many records; 0 means no limit
 	Duration time.Duration // end after this time; 0 means no limit
 
@@ -52,8 +55,8 @@ type CallsOptions struct {
 // and exit_group, which never return, are emitted as event.Enter: exits at
 // once, the others at the end, in order of their entry.
 //
-// Emit runs while the guest stands still, under sync delivery; the record is
-// not used again, and emit may keep it.
+// Emit runs while the guest stands still, under sync delivery. The record is
+// not used again, and emit may keep it, unless the options say otherwise.
 func Calls(ctx context.Context, g *vitrine.Guest, k *kernel.Kernel, sys osi.System, opts *CallsOptions, emit func(*event.Call) error) (*event.Stats, error) {
 	if opts == nil {
 		opts = &CallsOptions{}
@@ -87,27 +90,61 @@ type caller struct {
 	filter   *probe.Filter
 
 	// Fields of the goroutine that runs.
-	ctx    context.Context //nolint:containedctx // of the run
-	seq    uint64
-	open   map[*inFlight]struct{}
-	calls  map[string]uint64   // by kernel function
-	params map[string][]string // of functions that are no system calls
-	names  map[entry]entry     // what dispatched calls are of, by interface and number's name
-	err    error               // of emit
+	ctx       context.Context //nolint:containedctx // of the run
+	seq       uint64
+	open      openCalls
+	free      *inFlight // used before
+	moment    moment
+	recorded  recorded
+	reuse     bool
+	reused    event.Call
+	functions map[entry]*traced
+	params    map[string][]string // of functions that are no system calls
+	names     map[entry]*traced   // what dispatched calls are of, by interface and number's name
+	err       error               // of emit
 }
 
 // inFlight is a call between its entry and its return.
 type inFlight struct {
+	fn   *traced
 	rec  event.Call
 	call syscalls.Call
 	args []syscalls.Arg
-	dec  *syscalls.Decoder // nil for a function that is no system call
 	ran  time.Duration
+
+	before, next *inFlight // in openCalls; next also of those that are free
+}
+
+// openCalls are calls that have not returned, in order of their entry.
+type openCalls struct{ first, last *inFlight }
+
+func (o *openCalls) push(f *inFlight) {
+	f.before, f.next = o.last, nil
+	if o.last == nil {
+		o.first = f
+	} else {
+		o.last.next = f
+	}
+	o.last = f
+}
+
+func (o *openCalls) remove(f *inFlight) {
+	if f.before == nil {
+		o.first = f.next
+	} else {
+		f.before.next = f.next
+	}
+	if f.next == nil {
+		o.last = f.before
+	} else {
+		f.next.before = f.before
+	}
+	f.before, f.next = nil, nil
 }
 
 func newCaller(k symbols, sys osi.System, o *CallsOptions, emit func(*event.Call) error) *caller {
-	c := &caller{k: k, sys: sys, separate: o.Separate, limit: o.Count, emit: emit, open: map[*inFlight]struct{}{},
-		calls: map[string]uint64{}, names: map[entry]entry{}, params: map[string][]string{}}
+	c := &caller{k: k, sys: sys, separate: o.Separate, limit: o.Count, emit: emit, reuse: o.Reuse,
+		functions: map[entry]*traced{}, names: map[entry]*traced{}, params: map[string][]string{}}
 	if len(o.PIDs)+len(o.Comms)+len(o.UIDs) > 0 {
 		c.filter = &probe.Filter{PIDs: o.PIDs, Follow: o.Follow, Comms: o.Comms, UIDs: o.UIDs}
 	}
@@ -241,25 +278,26 @@ func (c *caller) run(ctx context.Context, d time.Duration) error {
 
 // flush emits the entries of calls that have not returned.
 func (c *caller) flush() {
-	left := make([]*inFlight, 0, len(c.open))
-	for f := range c.open {
-		left = append(left, f)
-	}
-	slices.SortFunc(left, func(a, b *inFlight) int { return a.rec.Time.Compare(b.rec.Time) })
-	for _, f := range left {
+	for f := c.open.first; f != nil; f = f.next {
 		if !c.separate {
 			c.send(f, event.Enter)
 		}
 	}
-	clear(c.open)
+	c.open = openCalls{}
 }
 
 // stats sums the run up.
 func (c *caller) stats(d time.Duration) *event.Stats {
 	p := c.session.Stats()
+	calls := map[string]uint64{}
+	for en, t := range c.functions {
+		if t.calls > 0 {
+			calls[en.symbol] += t.calls
+		}
+	}
 	return &event.Stats{
 		Events: c.seq, Lost: p.Lost, GuestStopped: p.Stopped, Planting: p.Planting, Removing: p.Removing, Stalls: p.Stalls, Duration: d,
 		Notes:  p.Notes,
-		Engine: string(p.Engine), Delivery: string(p.Delivery), PerFunc: c.calls,
+		Engine: string(p.Engine), Delivery: string(p.Delivery), PerFunc: calls,
 	}
 }

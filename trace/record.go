@@ -2,6 +2,7 @@ package trace
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/vitrine-vmi/vitrine/arch"
 	"github.com/vitrine-vmi/vitrine/event"
@@ -47,96 +48,167 @@ func (d *decoders) limits(o *syscalls.Options) {
 // noReturn are the system calls that never return.
 var noReturn = map[string]bool{"exit": true, "exit_group": true}
 
+// traced is a function with what is known of it, and how often it was called.
+type traced struct {
+	entry
+	dec    *syscalls.Decoder // nil for a function that is no system call
+	params []string          // of such a function
+	final  bool              // it never returns
+	calls  uint64
+}
+
+// moment is what a hit tells of a call, and of the world at that time.
+type moment struct {
+	time   time.Time
+	ran    time.Duration
+	cpu    int
+	thread *probe.Thread
+	memory syscalls.Memory
+	files  syscalls.Resolver // nil where none is known
+}
+
 // probe makes the probe that records a function's calls.
 func (c *caller) probe(en entry) *probe.Probe {
+	t := c.traced(en)
 	p := &probe.Probe{Func: en.symbol, Filter: c.filter, User: en.user(), Capture: c.decoders.captures(en)}
-	p.Enter = func(h *probe.Hit) any { return c.entered(en, h) }
-	if !noReturn[en.name] {
+	p.Enter = func(h *probe.Hit) any {
+		to := t
+		if t.dispatch {
+			to = c.dispatched(t.entry, int(uint32(h.Arg(1))))
+		}
+		f := c.take(to)
+		f.call.Args, _ = argsAt(h)
+		c.at(h, f)
+		if c.entered(f) {
+			h.DropReturn()
+			return nil
+		}
+		return f
+	}
+	if !t.final {
 		p.Return = func(h *probe.Hit, v any) {
 			if f, ok := v.(*inFlight); ok {
-				c.returned(f, h)
+				c.at(h, f)
+				c.returned(f, int64(h.Result()))
 			}
 		}
 	}
 	return p
 }
 
-// entered makes the record of a call.
-func (c *caller) entered(en entry, h *probe.Hit) *inFlight {
-	if en.dispatch {
-		en = c.dispatched(en, int(uint32(h.Arg(1))))
+// traced returns what stands for an entry.
+func (c *caller) traced(en entry) *traced {
+	t := c.functions[en]
+	if t == nil {
+		t = &traced{entry: en, dec: c.decoders.byABI[en.abi], params: c.params[en.symbol], final: noReturn[en.name]}
+		if en.name == "" {
+			t.dec = nil
+		}
+		c.functions[en] = t
 	}
-	th := &h.Thread
-	f := &inFlight{ran: h.Ran, dec: c.decoders.byABI[en.abi]}
-	f.rec = event.Call{
-		Time: h.Time, VCPU: h.CPU, PID: th.PID, TID: th.TID, PPID: th.PPID, Comm: th.Comm, UID: th.UID,
-		Func: en.symbol, Name: en.name,
+	return t
+}
+
+// at notes the moment of a hit.
+func (c *caller) at(h *probe.Hit, f *inFlight) {
+	m := &c.moment
+	*m = moment{time: h.Time, ran: h.Ran, cpu: h.CPU, thread: &h.Thread}
+	if h.Sync() {
+		m.memory = h.Process()
+		m.files = &resolver{sys: c.sys, ctx: c.ctx, task: h.Thread.Task}
+		return
 	}
-	f.call = syscalls.Call{NR: -1, Name: en.name}
-	f.call.Args, _ = argsAt(h)
-	if f.dec != nil {
-		f.args = f.dec.Enter(nil, &f.call, f.memory(h), c.resolver(h))
+	// The process has run on since the hit, and a descriptor may mean another file
+	// by now: better a number than a wrong path.
+	c.recorded = recorded{h, h.Probe.Capture, &f.call.Args}
+	m.memory = &c.recorded
+}
+
+// take returns a new call of a function.
+func (c *caller) take(t *traced) *inFlight {
+	f := c.free
+	if f == nil {
+		f = &inFlight{}
+	} else {
+		c.free = f.next
 	}
-	for i, name := range c.params[en.symbol] {
-		v := f.call.Args[i]
-		f.args = append(f.args, syscalls.Arg{Name: name, Value: v, Text: fmt.Sprintf("%#x", v)})
-	}
-	c.calls[en.symbol]++
-	switch {
-	case noReturn[en.name]:
-		h.DropReturn()
-		c.send(f, event.Enter)
-	case c.separate:
-		c.send(f, event.Enter)
-	default:
-		c.open[f] = struct{}{}
-	}
+	args := f.args[:0]
+	*f = inFlight{fn: t, args: args, call: syscalls.Call{NR: -1, Name: t.name}}
 	return f
 }
 
+// give takes back a call that nobody knows any more.
+func (c *caller) give(f *inFlight) {
+	clear(f.args)
+	f.next, c.free = c.free, f
+}
+
+// entered makes the record of a call at this moment. It reports whether that is
+// all there will be of it: f must not be used then.
+func (c *caller) entered(f *inFlight) (done bool) {
+	t, m := f.fn, &c.moment
+	th := m.thread
+	f.ran = m.ran
+	f.rec = event.Call{
+		Time: m.time, VCPU: m.cpu, PID: th.PID, TID: th.TID, PPID: th.PPID, Comm: th.Comm, UID: th.UID,
+		Func: t.symbol, Name: t.name,
+	}
+	if t.dec != nil {
+		f.args = t.dec.Enter(f.args, &f.call, m.memory, m.files)
+	}
+	for i, name := range t.params {
+		v := f.call.Args[i]
+		f.args = append(f.args, syscalls.Arg{Name: name, Value: v, Text: fmt.Sprintf("%#x", v)})
+	}
+	t.calls++
+	if t.final || c.separate {
+		c.send(f, event.Enter)
+	}
+	if t.final {
+		c.give(f)
+		return true
+	}
+	c.open.push(f)
+	return false
+}
+
 // dispatched returns what a call by number is of.
-func (c *caller) dispatched(by entry, nr int) entry {
+func (c *caller) dispatched(by entry, nr int) *traced {
 	name := c.decoders.byABI[by.abi].Name(&syscalls.Call{NR: nr})
 	key := entry{name: name, abi: by.abi}
-	en, ok := c.names[key]
+	t, ok := c.names[key]
 	if !ok {
-		en = entry{symbol: by.symbol, name: name, abi: by.abi}
+		en := entry{symbol: by.symbol, name: name, abi: by.abi}
 		if e, found := firstOf(c.k, by.abi, name); found {
 			en.symbol = e.symbol
 		}
-		c.names[key] = en
+		t = c.traced(en)
+		c.names[key] = t
 	}
-	return en
+	return t
 }
 
-// returned completes the record of a call and emits it.
-func (c *caller) returned(f *inFlight, h *probe.Hit) {
-	delete(c.open, f)
-	f.call.Ret, f.call.Returned = int64(h.Result()), true
-	f.rec.Ret, f.rec.Duration = f.call.Ret, h.Ran-f.ran
-	f.rec.RetText = fmt.Sprintf("%#x", h.Result())
-	if f.dec != nil {
-		r := c.resolver(h)
-		f.dec.Return(f.args, &f.call, f.memory(h), r)
-		res := f.dec.Result(&f.call, r)
+// returned completes the record of a call that returns ret at this moment, and
+// emits it. F must not be used any more.
+func (c *caller) returned(f *inFlight, ret int64) {
+	m := &c.moment
+	c.open.remove(f)
+	f.call.Ret, f.call.Returned = ret, true
+	f.rec.Ret, f.rec.Duration = ret, m.ran-f.ran
+	if d := f.fn.dec; d != nil {
+		d.Return(f.args, &f.call, m.memory, m.files)
+		res := d.Result(&f.call, m.files)
 		f.rec.RetText, f.rec.Errno = res.Text, res.Errno
+	} else {
+		f.rec.RetText = fmt.Sprintf("%#x", uint64(ret))
 	}
 	if !c.separate {
 		c.send(f, event.Joined)
-		return
+	} else {
+		f.rec.Time, f.rec.VCPU = m.time, m.cpu
+		c.send(f, event.Return)
 	}
-	f.rec.Time, f.rec.VCPU = h.Time, h.CPU
-	c.send(f, event.Return)
-}
-
-// resolver returns what knows the process's files. Under stream delivery the
-// process has run on since the hit, and a descriptor may mean another file by
-// now: better a number than a wrong path.
-func (c *caller) resolver(h *probe.Hit) syscalls.Resolver {
-	if !h.Sync() {
-		return nil
-	}
-	return &resolver{sys: c.sys, ctx: c.ctx, task: h.Thread.Task}
+	c.give(f)
 }
 
 // send emits a record, and ends the run at the limit or at emit's first error.
@@ -144,14 +216,19 @@ func (c *caller) send(f *inFlight, kind event.CallKind) {
 	if c.err != nil || c.limit > 0 && c.seq >= c.limit {
 		return
 	}
-	rec := f.rec
-	rec.Event, rec.Seq = kind, c.seq
-	rec.Args = make([]event.Arg, len(f.args))
-	for i, a := range f.args {
-		rec.Args[i] = event.Arg{Name: a.Name, Value: a.Value, Text: a.Text}
+	rec := &c.reused
+	if !c.reuse {
+		rec = &event.Call{Args: make([]event.Arg, 0, len(f.args))}
 	}
+	args := rec.Args[:0]
+	for i := range f.args {
+		a := &f.args[i]
+		args = append(args, event.Arg{Name: a.Name, Value: a.Value, Text: a.Text})
+	}
+	*rec = f.rec
+	rec.Event, rec.Seq, rec.Args = kind, c.seq, args
 	c.seq++
-	if c.err = c.emit(&rec); c.err != nil || c.seq == c.limit {
+	if c.err = c.emit(rec); c.err != nil || c.seq == c.limit {
 		c.session.Quit()
 	}
 }

@@ -26,14 +26,6 @@ func (d *decoders) captures(en entry) []probe.Capture {
 	return out
 }
 
-// memory returns what a decoder may read at the hit.
-func (f *inFlight) memory(h *probe.Hit) syscalls.Memory {
-	if h.Sync() {
-		return h.Process()
-	}
-	return recorded{h, h.Probe.Capture, &f.call.Args}
-}
-
 // recorded is the memory that a record holds. The guest has run on since: what
 // its memory holds now need not be what the call was about.
 type recorded struct {
@@ -48,12 +40,12 @@ var (
 )
 
 var (
-	_ syscalls.Memory  = recorded{}
-	_ syscalls.Vectors = recorded{}
+	_ syscalls.Memory  = (*recorded)(nil)
+	_ syscalls.Vectors = (*recorded)(nil)
 )
 
 // Read implements syscalls.Memory.
-func (r recorded) Read(p []byte, a arch.GVA) (int, error) {
+func (r *recorded) Read(p []byte, a arch.GVA) (int, error) {
 	for i := range r.what {
 		c := &r.what[i]
 		if c.Strings || c.Pointers {
@@ -75,7 +67,7 @@ func (r recorded) Read(p []byte, a arch.GVA) (int, error) {
 }
 
 // base returns where a capture was made.
-func (r recorded) base(c *probe.Capture) (uint64, bool) {
+func (r *recorded) base(c *probe.Capture) (uint64, bool) {
 	if c.Via == 0 {
 		return r.args[c.Arg], true
 	}
@@ -87,7 +79,7 @@ func (r recorded) base(c *probe.Capture) (uint64, bool) {
 }
 
 // find returns the capture of the list of pointers at a.
-func (r recorded) find(a arch.GVA, strings bool) []byte {
+func (r *recorded) find(a arch.GVA, strings bool) []byte {
 	for i := range r.what {
 		if c := &r.what[i]; c.Strings == strings && c.Pointers == !strings && r.args[c.Arg] == uint64(a) {
 			b, _ := r.hit.Captured(i)
@@ -98,7 +90,7 @@ func (r recorded) find(a arch.GVA, strings bool) []byte {
 }
 
 // Strings implements syscalls.Vectors.
-func (r recorded) Strings(dst [][]byte, a arch.GVA) (list [][]byte, more, cut bool, err error, ok bool) {
+func (r *recorded) Strings(dst [][]byte, a arch.GVA) (list [][]byte, more, cut bool, err error, ok bool) {
 	b := r.find(a, true)
 	if b == nil {
 		return dst, false, false, nil, false
@@ -111,7 +103,7 @@ func (r recorded) Strings(dst [][]byte, a arch.GVA) (list [][]byte, more, cut bo
 }
 
 // Pointers implements syscalls.Vectors.
-func (r recorded) Pointers(a arch.GVA, limit int) (int, bool) {
+func (r *recorded) Pointers(a arch.GVA, limit int) (int, bool) {
 	b := r.find(a, false)
 	if len(b) < 4 {
 		return 0, false

@@ -33,7 +33,7 @@ type TraceOptions struct {
 // ErrUnknownCall is returned when the guest has no such system call.
 var ErrUnknownCall = trace.ErrUnknownCall
 
-// Trace traces system calls and hands each to emit, until ctx ends, a limit of
+// Trace traces system calls and hands each to emit, which must not keep it, until ctx ends, a limit of
 // o is reached or emit fails. The guest is left as it was found in any case.
 // The end of ctx is an error, that of the duration is not. The statistics are
 // nil when the trace has not begun.
@@ -54,7 +54,7 @@ func (s *Session) Trace(ctx context.Context, o TraceOptions, emit func(*event.Ca
 func (s *Session) callsOptions(o TraceOptions) *trace.CallsOptions {
 	c := &trace.CallsOptions{
 		Names: o.Calls, Ignore: o.Ignore, Follow: o.Follow, Count: o.Count, Duration: o.Duration,
-		Engine: o.Engine, Delivery: o.Delivery,
+		Engine: o.Engine, Delivery: o.Delivery, Reuse: true,
 	}
 	if o.PID != 0 {
 		c.PIDs = []int{o.PID}

@@ -168,6 +168,9 @@ func (e *env) endTrace(out *traceOutput, stats *event.Stats, err error, withStat
 	if oerr := out.close(); err == nil || readerLeft(oerr) && endOnly(err) {
 		err = oerr
 	}
+	if stats != nil {
+		stats.OutputWait = out.stream.Stats().Blocked
+	}
 	if !withStats || stats == nil || readerLeft(err) {
 		return err
 	}

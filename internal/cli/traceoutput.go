@@ -12,12 +12,12 @@ import (
 // own, so that a reader that does not read (a pager, Ctrl-S) can't keep a trace
 // from ending: at its end the guest is left first, and the output may then wait.
 //
-// The queue is bounded; when it is full, write waits and so does the guest.
+// What waits is bounded; when it is too much, write waits and so does the guest.
 type traceOutput struct {
 	env    *env
 	ctx    context.Context // ended by the first write error
 	cancel context.CancelCauseFunc
-	fanout *sink.Fanout
+	stream *sink.Stream
 }
 
 // traceGrace is how long a reader that does not read holds up the end of a
@@ -29,22 +29,23 @@ const traceGrace = 300 * time.Millisecond
 func (e *env) newTraceOutput(parent context.Context) (context.Context, *traceOutput) {
 	t := &traceOutput{env: e}
 	t.ctx, t.cancel = context.WithCancelCause(parent)
-	var s sink.Sink
-	if e.json {
-		s = sink.NewJSON(direct{e.out})
-	} else {
-		s = sink.NewText(direct{e.out}, &sink.TextOptions{Color: e.out.color, Time: true, Zone: time.Local})
+	var enc sink.Encoder = sink.NewJSON(nil)
+	if !e.json {
+		enc = sink.NewText(nil, &sink.TextOptions{Color: e.out.color, Time: true, Zone: time.Local})
 	}
-	t.fanout = sink.NewFanout(sink.Output{Name: "standard output", Sink: alarm{s, t.cancel}, Policy: sink.Block})
+	t.stream = sink.NewStream(direct{e.out}, enc, t.cancel)
 	return t.ctx, t
 }
 
-// write queues a record, which must not be changed afterwards.
+// write takes a record and does not keep it.
 func (t *traceOutput) write(r event.Record) error {
-	if err := t.fanout.Write(t.ctx, r); err != nil {
+	if err := t.stream.Write(t.ctx, r); err != nil {
+		if cause := context.Cause(t.ctx); cause != nil {
+			return cause
+		}
 		return err
 	}
-	return context.Cause(t.ctx)
+	return nil
 }
 
 // close waits until everything is written and returns the first error. After
@@ -56,7 +57,7 @@ func (t *traceOutput) close() error {
 	defer stop()
 	unwatch := context.AfterFunc(t.ctx, func() { time.AfterFunc(traceGrace, stop) })
 	defer unwatch()
-	err := t.fanout.Close(patience)
+	err := t.stream.Close(patience)
 	if patience.Err() != nil {
 		t.env.out = t.env.out.abandoned()
 	}
@@ -71,21 +72,4 @@ func (d direct) Write(b []byte) (int, error) {
 		return 0, err
 	}
 	return len(b), d.p.flush()
-}
-
-// alarm calls failed as soon as its sink fails, without waiting for the next
-// record to find out.
-type alarm struct {
-	sink.Sink
-	failed context.CancelCauseFunc
-}
-
-func (a alarm) Write(r event.Record) error { return a.check(a.Sink.Write(r)) }
-func (a alarm) Flush() error               { return a.check(a.Sink.Flush()) }
-
-func (a alarm) check(err error) error {
-	if err != nil {
-		a.failed(err)
-	}
-	return err
 }
