@@ -262,6 +262,7 @@ func (d *describer) assemble(f *found) *Kernel {
 		return k
 	}
 	k.fact("release", f.infoBy)
+	k.note = f.info.Text
 	if k.buildID = f.info.BuildID; k.buildID != "" {
 		k.fact("build_id", f.infoBy)
 	}

@@ -60,6 +60,7 @@ type Kernel struct {
 	release string
 	banner  string
 	buildID string
+	note    []byte // text of VMCOREINFO
 	base    arch.GVA
 	end     arch.GVA // first address behind the mapped image
 	slide   uint64
@@ -105,6 +106,13 @@ func (k *Kernel) Banner() string { return k.banner }
 // kernel GUID and age of its PDB as symbol stores write them; "" when the
 // kernel does not tell it.
 func (k *Kernel) BuildID() string { return k.buildID }
+
+// VMCoreInfo returns the text in which the kernel describes itself to tools for
+// crash dumps, nil when it has none. Nobody may change it.
+func (k *Kernel) VMCoreInfo() []byte { return k.note }
+
+// Image returns the virtual addresses from Base to the end of the kernel's image.
+func (k *Kernel) Image() (base, end arch.GVA) { return k.base, k.end }
 
 // Base returns the address of the kernel's first byte: its symbol _text, or of
 // an NT kernel its PE header.

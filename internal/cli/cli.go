@@ -110,7 +110,7 @@ TARGET names a guest:
 	f.StringVar(&e.layout, "layout", "", "TARGET is a file of raw memory, laid out so: flat, pc, q35 (as QEMU's machines), or START+SIZE@OFFSET,...")
 	e.flags = f
 	c.AddCommand(e.listCmd(), e.infoCmd(), e.psCmd(), e.currentCmd(), e.modulesCmd(), e.libsCmd(),
-		e.mapsCmd(), e.filesCmd(), e.readCmd(), e.traceCmd(), e.eventsCmd(), e.repairCmd(), e.doctorCmd(), e.demoCmd())
+		e.mapsCmd(), e.filesCmd(), e.readCmd(), e.dumpCmd(), e.traceCmd(), e.eventsCmd(), e.repairCmd(), e.doctorCmd(), e.demoCmd())
 	c.SuggestionsMinimumDistance = 2
 	c.InitDefaultCompletionCmd()
 	return c

@@ -25,6 +25,7 @@ var ErrFormat = errors.New("not a vmcoreinfo text")
 
 // Info is the content of a note. Maps have no entry for what the note lacks.
 type Info struct {
+	Text         []byte            // all of it, as the kernel wrote it
 	Release      string            // OSRELEASE, as uname -r prints it
 	BuildID      string            // BUILD-ID in lower-case hexadecimal, since 5.9; "" without
 	KernelOffset uint64            // KERNELOFFSET: the distance that KASLR moved the kernel, bytes
@@ -72,7 +73,7 @@ func Parse(text []byte) (*Info, error) {
 	if i := bytes.IndexByte(text, 0); i >= 0 {
 		text = text[:i]
 	}
-	in := &Info{Symbols: map[string]uint64{}, Numbers: map[string]int64{}, Offsets: map[string]int64{}}
+	in := &Info{Text: bytes.Clone(text), Symbols: map[string]uint64{}, Numbers: map[string]int64{}, Offsets: map[string]int64{}}
 	for line := range bytes.Lines(text) {
 		key, value, ok := bytes.Cut(bytes.TrimSuffix(line, []byte("\n")), []byte("="))
 		if ok {

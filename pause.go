@@ -1,0 +1,23 @@
+package vitrine
+
+import "context"
+
+// Pauser is implemented by backends that can make the whole guest stand still
+// without a debugger.
+type Pauser interface {
+	// Pause makes the guest stand still, and returns how to undo that: resume
+	// lets it run again, unless it stood still before. resume may be called
+	// more than once; it does not depend on ctx.
+	Pause(ctx context.Context) (resume func() error, err error)
+}
+
+// Pause makes the guest stand still; see Pauser. An image stands still anyway.
+func (g *Guest) Pause(ctx context.Context) (resume func() error, err error) {
+	if p, ok := g.backend.(Pauser); ok {
+		return p.Pause(ctx)
+	}
+	if !g.info.Live {
+		return func() error { return nil }, nil
+	}
+	return nil, unsupported("pause", g.info.Backend)
+}
