@@ -71,6 +71,21 @@ func (o *Options) withDefaults() *Options {
 	return &c
 }
 
+// Key tells options apart: they have the same if they make the same guest, whatever is left to a default.
+func (o *Options) Key() string {
+	c := o.withDefaults()
+	c.Progress = nil
+	return fmt.Sprintf("%+v", *c)
+}
+
+func or[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
+		return def
+	}
+	return v
+}
+
 // paths are the files of one VM.
 type paths struct {
 	dir, qmp, harness, link, console, initrd, ram string

@@ -36,6 +36,33 @@ func TestHello(t *testing.T) {
 	vmtest.Healthy(t, vm)
 }
 
+// A shared guest waits, paused, while a test has another one, and goes on where it was.
+func TestSharedGuestsWaitForTheirTurn(t *testing.T) {
+	running := func(vm *testvm.VM) bool {
+		t.Helper()
+		r, err := vm.Running(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	first := vmtest.Shared(t, nil)
+	if _, err := first.Spawn(t.Context(), "sleeper", "left over"); err != nil {
+		t.Fatal(err)
+	}
+	second := vmtest.Shared(t, &testvm.Options{Firmware: true, Memory: 64})
+	if running(first) || !running(second) {
+		t.Errorf("the first guest runs: %v, the second: %v", running(first), running(second))
+	}
+	if again := vmtest.Shared(t, &testvm.Options{}); again != first || !running(first) || running(second) {
+		t.Errorf("the first guest is another one: %v, runs: %v, the second: %v", again != first, running(first), running(second))
+	}
+	if err := first.Kill(t.Context(), "left over"); err == nil {
+		t.Error("a workload outlived its test")
+	}
+	vmtest.Healthy(t, first)
+}
+
 // The line must carry what a truth of thousands of processes needs, unharmed.
 func TestLineCarriesBigReplies(t *testing.T) {
 	vm := vmtest.Shared(t, nil)

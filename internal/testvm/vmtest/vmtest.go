@@ -7,11 +7,8 @@ package vmtest
 import (
 	"context"
 	"errors"
-	"fmt"
-	"os"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -108,71 +105,6 @@ func finish(t testing.TB, vm *testvm.VM) {
 	if err := vm.Close(); err != nil {
 		t.Errorf("end guest: %v", err)
 	}
-}
-
-// shared is the guest that the tests of this package have in common.
-var shared struct {
-	sync.Mutex
-	key string
-	vm  *testvm.VM
-}
-
-// Shared returns a running guest with these options, booted on first use and used by all tests of the package that ask
-// for the same options one after the other; asking for others ends it. Workloads are ended before it is handed out.
-// The package's TestMain must be Main.
-func Shared(t testing.TB, o *testvm.Options) *testvm.VM {
-	t.Helper()
-	key := keyOf(o)
-	shared.Lock()
-	defer shared.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	if shared.vm != nil && (shared.key != key || !usable(ctx, shared.vm)) {
-		if err := shared.vm.Close(); err != nil {
-			t.Fatalf("end shared guest: %v", err)
-		}
-		shared.vm = nil
-	}
-	if shared.vm == nil {
-		shared.vm, shared.key = begin(t, o, bootPatiently(t)), key
-	} else if err := shared.vm.Quiet(ctx); err != nil {
-		t.Fatalf("quieten shared guest: %v", err)
-	}
-	vm := shared.vm
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("console of %s (%s):\n%s", vm.Name, vm.Dir, vm.Console())
-		}
-	})
-	return vm
-}
-
-func usable(ctx context.Context, vm *testvm.VM) bool {
-	running, err := vm.Running(ctx)
-	return err == nil && running && vm.Ping(ctx) == nil
-}
-
-// keyOf tells options apart. Where nothing but the writer differs they are the same.
-func keyOf(o *testvm.Options) string {
-	if o == nil {
-		o = &testvm.Options{}
-	}
-	c := *o
-	c.Progress = nil
-	return fmt.Sprintf("%+v", c)
-}
-
-// Main runs a package's tests and ends the shared guest: func TestMain(m *testing.M) { vmtest.Main(m) }.
-func Main(m *testing.M) {
-	code := m.Run()
-	shared.Lock()
-	if shared.vm != nil {
-		if err := shared.vm.Close(); err != nil {
-			fmt.Fprintln(os.Stderr, "end shared guest:", err)
-			code = max(code, 1)
-		}
-	}
-	os.Exit(code)
 }
 
 // Truth returns what the guest says of itself.
