@@ -13,6 +13,7 @@ import (
 
 	"github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/internal/testvm"
+	"github.com/vitrine-vmi/vitrine/internal/testvm/seen"
 	"github.com/vitrine-vmi/vitrine/internal/testvm/vmtest"
 	"github.com/vitrine-vmi/vitrine/kernel"
 	"github.com/vitrine-vmi/vitrine/osi"
@@ -158,7 +159,7 @@ func TestEvents(t *testing.T) {
 		for _, engine := range []probe.Engine{probe.Implant, probe.Trap} {
 			t.Run(o.Kernel+"/"+string(engine), func(t *testing.T) {
 				vm := vmtest.Shared(t, &o)
-				g, _ := look(t, vm)
+				g, _, _ := seen.Open(t, vm)
 				if engine == probe.Trap { // it takes that much longer
 					testLoops(t, vm, g, engine, count(2000, 0), count(200, 0))
 				} else {

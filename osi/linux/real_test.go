@@ -17,7 +17,6 @@ import (
 	"github.com/vitrine-vmi/vitrine/osi"
 	_ "github.com/vitrine-vmi/vitrine/osi/linux"
 	"github.com/vitrine-vmi/vitrine/probe"
-	"github.com/vitrine-vmi/vitrine/qemu"
 	"github.com/vitrine-vmi/vitrine/vitrinetest/providertest"
 )
 
@@ -45,7 +44,7 @@ func TestRealGuests(t *testing.T) {
 	for _, o := range guests() {
 		t.Run(o.Kernel, func(t *testing.T) {
 			vm := vmtest.Boot(t, &o)
-			g, sys := look(t, vm)
+			g, _, sys := seen.Open(t, vm)
 			t.Run("conformance", func(t *testing.T) { testConformance(t, vm, g, sys) })
 			t.Run("events by implant", func(t *testing.T) { testLoops(t, vm, g, probe.Implant, 200, 40) })
 			if o.Kernel == "6.1-cloud" { // each hit stops the guest
