@@ -3,6 +3,7 @@ package probe
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/vitrine-vmi/vitrine"
@@ -19,7 +20,9 @@ func (s *Session) chooseEngine(o *Options) error {
 		return fmt.Errorf("probe a guest of architecture %v: %w", a, errors.ErrUnsupported)
 	}
 	switch o.Engine {
-	case "", Auto, Trap:
+	case "", Auto:
+		return s.useBest(o)
+	case Trap:
 		return s.useTrap(o)
 	case Implant:
 		return s.useImplant(o)
@@ -31,8 +34,12 @@ func (s *Session) useTrap(o *Options) error {
 	if o.Delivery != "" && o.Delivery != Sync {
 		return fmt.Errorf("use delivery %q: engine %q delivers %q only: %w", o.Delivery, Trap, Sync, errors.ErrUnsupported)
 	}
-	s.name, s.delivery = Trap, Sync
-	s.engine = trap.New(trap.Config{
+	s.name, s.delivery, s.engine = Trap, Sync, s.newTrap()
+	return nil
+}
+
+func (s *Session) newTrap() engine.Engine {
+	return trap.New(trap.Config{
 		Guest:      s.g,
 		Kernel:     s.k.AddressSpace(),
 		Current:    s.facts.current,
@@ -44,7 +51,6 @@ func (s *Session) useTrap(o *Options) error {
 			return sym.Name, engine.Range{Start: sym.Addr, Size: sym.Size}, ok
 		},
 	})
-	return nil
 }
 
 // wallClock returns the guest's, nil where it is not found.
@@ -57,20 +63,42 @@ func (s *Session) wallClock() func(time.Duration) (time.Time, bool) {
 }
 
 func (s *Session) useImplant(o *Options) error {
+	e, delivery, err := s.newImplant(o, nil)
+	if err != nil {
+		return err
+	}
+	s.name, s.delivery, s.engine = Implant, delivery, e
+	return nil
+}
+
+// useBest takes implants where the guest's kernel lets it, with breakpoints
+// beside them for functions that take none, and else only breakpoints.
+func (s *Session) useBest(o *Options) error {
+	h := &hybrid{traps: s.newTrap(), strict: o.Delivery == Stream}
+	e, delivery, err := s.newImplant(o, h)
+	switch {
+	case err == nil:
+		h.implants = e
+		s.name, s.delivery, s.engine = Implant, delivery, h
+		return nil
+	case h.strict || !errors.Is(err, errors.ErrUnsupported):
+		return err
+	}
+	s.notes = []string{"no implants, breakpoints instead: " + err.Error()}
+	return s.useTrap(o)
+}
+
+func (s *Session) newImplant(o *Options, beside implant.Beside) (*implant.Engine, Delivery, error) {
 	delivery := o.Delivery
 	switch delivery {
 	case "":
 		delivery = Stream
 	case Sync, Stream:
 	default:
-		return fmt.Errorf("use delivery %q: there is no such delivery: %w", o.Delivery, errors.ErrUnsupported)
+		return nil, "", fmt.Errorf("use delivery %q: there is no such delivery: %w", o.Delivery, errors.ErrUnsupported)
 	}
-	e, err := implant.New(implant.Config{Guest: s.g, Facts: kernelFacts{s.k}, Lossy: o.Lossy, Sync: delivery == Sync})
-	if err != nil {
-		return err
-	}
-	s.name, s.delivery, s.engine = Implant, delivery, e
-	return nil
+	e, err := implant.New(implant.Config{Guest: s.g, Facts: kernelFacts{s.k}, Lossy: o.Lossy, Sync: delivery == Sync, Beside: beside})
+	return e, delivery, err
 }
 
 // kernelFacts tells the implant engine what a kernel says of itself.
@@ -96,5 +124,44 @@ func (f kernelFacts) Offset(structName, path string) (uint64, error) {
 func (f kernelFacts) Enum(enum, name string) (int64, error) { return f.k.Types().Enum(enum, name) }
 
 func (f kernelFacts) PerCPU(symbol string, cpu int) (arch.GVA, error) { return f.k.PerCPU(symbol, cpu) }
+
+// argRegisters is how many integer arguments the x86-64 ABI passes in registers.
+const argRegisters = 6
+
+// InRegisters goes by the prototype. Of what is passed by value in one register
+// or two, only numbers and pointers are taken, and structures no larger than
+// those (kuid_t, pte_t), which the ABI passes likewise if they are aligned.
+func (f kernelFacts) InRegisters(name string) error {
+	for _, prefix := range []string{"__x64_sys_", "__ia32_sys_", "__ia32_compat_sys_", "__x64_compat_sys_"} {
+		if strings.HasPrefix(name, prefix) {
+			return nil // one pointer; the types do not have those of calls without arguments
+		}
+	}
+	p, err := f.k.Types().Func(name)
+	if err != nil {
+		return fmt.Errorf("the kernel's types do not tell its arguments: %w", err)
+	}
+	n := len(p.Params)
+	if byValue(p.Return) {
+		n++ // its place may be passed as an argument
+	}
+	for _, a := range p.Params {
+		if a.Size != 8 && a.Size != 4 && a.Size != 2 && a.Size != 1 {
+			return fmt.Errorf("its argument %s (%s) may be passed by the stack", a.Name, a.Type)
+		}
+	}
+	if p.Variadic {
+		return errors.New("it takes any number of arguments, some by the stack")
+	}
+	if n > argRegisters {
+		return fmt.Errorf("it takes %d arguments, some by the stack", n)
+	}
+	return nil
+}
+
+// byValue reports whether a type as C writes it is a structure.
+func byValue(c string) bool {
+	return (strings.HasPrefix(c, "struct ") || strings.HasPrefix(c, "union ")) && !strings.Contains(c, "*")
+}
 
 func (f kernelFacts) Space() *vitrine.AddressSpace { return f.k.AddressSpace() }

@@ -13,12 +13,15 @@ const (
 )
 
 // wants applies the probe's filter.
-func (p *Planted) wants(t *Thread) bool {
+//
+// A hit that an engine has recorded in the guest comes from a process that the
+// engine has already judged, where the session trusts it to.
+func (p *Planted) wants(t *Thread, recorded bool) bool {
 	f := p.probe.Filter
 	if f.empty() {
 		return true
 	}
-	return (p.family == nil || p.s.trusted.Load() == f || p.family.has(t)) && f.passes(t) && (f.Match == nil || f.Match(t))
+	return (p.family == nil || recorded && p.s.trusted.Load() == f || p.family.has(t)) && f.passes(t) && (f.Match == nil || f.Match(t))
 }
 
 // family is the processes of a filter, with their descendants if it follows

@@ -33,7 +33,7 @@ func (s *handler) Entered(raw *engine.Hit) (value any, returns bool, err error) 
 	passed := false
 	for _, p := range probes {
 		ok := false
-		if err := guard(raw.Point.Name, func() { ok = p.wants(&th) }); err != nil {
+		if err := guard(raw.Point.Name, func() { ok = p.wants(&th, raw.Thread != nil) }); err != nil {
 			return nil, false, err
 		}
 		if !ok || p.gone.Load() {

@@ -12,7 +12,9 @@ type Engine string
 
 // The engines.
 const (
-	Auto    Engine = "auto"    // the best that works with this guest
+	// Auto is Implant where the guest's kernel takes implants, with Trap for
+	// functions that take none; Trap where it does not. Stats.Notes tells.
+	Auto    Engine = "auto"
 	Trap    Engine = "trap"    // breakpoints held by the hypervisor: any function, changes no guest byte under TCG
 	Implant Engine = "implant" // code of ours in guest memory that writes records
 )

@@ -18,7 +18,7 @@ import (
 // Options says how a session works. Nil means the defaults.
 type Options struct {
 	Engine   Engine   // "" is Auto
-	Delivery Delivery // "" is what the engine does best: Sync with Trap, Stream with Implant
+	Delivery Delivery // "" is what the engine does best: Sync with Trap, Stream with Implant and Auto
 	// Lossy makes a stream engine drop hits, and count them, when callbacks do not
 	// keep up; otherwise the guest's threads wait for them.
 	Lossy bool
@@ -38,6 +38,7 @@ type Session struct {
 	engine   engine.Engine
 	name     Engine
 	delivery Delivery
+	notes    []string // why Auto chose the engine
 
 	spaces spaces // of the goroutine that runs
 
@@ -404,7 +405,10 @@ func (s *Session) Stats() Stats {
 		Engine: s.name, Delivery: s.delivery,
 		Entries: s.passed.Load(), Returns: e.Returns, Filtered: s.filtered.Load(),
 		Unreturned: e.Unreturned, Stray: e.Stray, Lost: e.Lost, Stalls: e.Stalls, Stopped: e.Stopped, Planting: e.Planting, Removing: e.Removing,
-		PerFunc: map[string]uint64{},
+		Notes: s.notes, PerFunc: map[string]uint64{},
+	}
+	if h, ok := s.engine.(*hybrid); ok {
+		st.Engine, st.Delivery, st.Notes = h.present(s.delivery)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

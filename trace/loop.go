@@ -1,6 +1,7 @@
 package trace
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,7 +53,7 @@ type Handler struct {
 // Options change how a Loop works. Nil means the defaults.
 type Options struct {
 	Engine   probe.Engine   // "" and probe.Auto: the best that works
-	Delivery probe.Delivery // "": what the engine does best
+	Delivery probe.Delivery // "": Sync, so that handlers may change what the guest does
 	Filter   *probe.Filter  // whose calls the handlers are called for; nil means everybody's
 }
 
@@ -94,7 +95,7 @@ func New(g *vitrine.Guest, k *kernel.Kernel, sys osi.System, opts *Options) (*Lo
 // understood takes what is known of the guest's operating system, and adds the
 // handlers that came before. The caller holds mu, or is alone.
 func (l *Loop) understood(k *kernel.Kernel, sys osi.System) error {
-	s, err := probe.New(l.g, k, &probe.Options{Engine: l.opts.Engine, Delivery: l.opts.Delivery})
+	s, err := probe.New(l.g, k, &probe.Options{Engine: l.opts.Engine, Delivery: cmp.Or(l.opts.Delivery, probe.Sync)})
 	if err != nil {
 		return err
 	}

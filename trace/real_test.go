@@ -21,6 +21,7 @@ import (
 	"github.com/vitrine-vmi/vitrine/kernel"
 	"github.com/vitrine-vmi/vitrine/osi"
 	_ "github.com/vitrine-vmi/vitrine/osi/linux"
+	"github.com/vitrine-vmi/vitrine/probe"
 	"github.com/vitrine-vmi/vitrine/qemu"
 	"github.com/vitrine-vmi/vitrine/syscalls"
 	"github.com/vitrine-vmi/vitrine/trace"
@@ -94,8 +95,10 @@ func TestGuests(t *testing.T) {
 			t.Run("all", func(t *testing.T) { testAll(t, x) })
 			t.Run("limits", func(t *testing.T) { testLimits(t, x) })
 			t.Run("family", func(t *testing.T) { testFamily(t, x) })
-			t.Run("loop", func(t *testing.T) { testLoop(t, x) })
-			t.Run("names", func(t *testing.T) { testNames(t, x) })
+			for _, engine := range []probe.Engine{probe.Trap, probe.Auto} {
+				t.Run("loop "+string(engine), func(t *testing.T) { testLoop(t, x, engine) })
+				t.Run("names "+string(engine), func(t *testing.T) { testNames(t, x, engine) })
+			}
 		})
 	}
 }
@@ -272,9 +275,9 @@ func testFamily(t *testing.T, x *target) {
 }
 
 // testLoop checks what handlers are given, and that they run in order and again.
-func testLoop(t *testing.T, x *target) {
+func testLoop(t *testing.T, x *target, engine probe.Engine) {
 	seq := vmtest.Spawn(t, x.vm, "sequence", "seq", "1", "2")
-	loop, err := trace.New(x.g, x.k, x.sys, &trace.Options{Engine: "trap"})
+	loop, err := trace.New(x.g, x.k, x.sys, &trace.Options{Engine: engine})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -375,8 +378,8 @@ func mustSymbol(t *testing.T, loop *trace.Loop, name string) arch.GVA {
 }
 
 // testNames checks what a table with unknown names does, and reads argv.
-func testNames(t *testing.T, x *target) {
-	loop, err := trace.New(x.g, x.k, x.sys, &trace.Options{Engine: "trap"})
+func testNames(t *testing.T, x *target, engine probe.Engine) {
+	loop, err := trace.New(x.g, x.k, x.sys, &trace.Options{Engine: engine})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -118,7 +118,7 @@ func (d *demo) watch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.tell("Done: the breakpoints are out, the guest ran on. It ends now.")
+	d.tell("Done: all of ours is out of the guest, which ran on. It ends now.")
 	return nil
 }
 

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -34,13 +35,14 @@ func (e *env) traceCmd() *cobra.Command {
 decoded arguments and results. SET is a comma-separated list of system call
 names without prefix, or 'all'.
 
-Engines: 'trap' plants breakpoints through the hypervisor; the guest stands
-still for a moment at each call ('sync' delivery). 'implant' puts code of ours
-into the guest's kernel that writes records, which are read while the guest
-runs on ('stream' delivery); what was not recorded of a call says so. 'auto' is
-trap: it works for every function and changes nothing in the guest's kernel but
-breakpoints. How slow a traced call becomes depends on the engine: name the calls you
-want rather than tracing all.
+Engines: 'implant' puts code of ours into the guest's kernel that writes records,
+which are read while the guest runs on ('stream' delivery); what was not
+recorded of a call says so. 'trap' plants breakpoints through the hypervisor;
+the guest stands still for a moment at each call ('sync' delivery). 'auto' is
+implant on x86-64 Linux, with breakpoints on functions that take no implant, and
+trap where the kernel takes none at all; what it could not do is told at the end.
+Under trap name the calls you want rather than tracing all: each costs the guest
+thousands of times what it costs by itself.
 
 A trace ends at --count, at --duration, at Ctrl-C, or when the reader of its
 output goes away. On every way out the breakpoints, or the implant's code, are
@@ -171,13 +173,27 @@ func (e *env) endTrace(out *traceOutput, stats *event.Stats, err error, withStat
 	if stats != nil {
 		stats.OutputWait = out.stream.Stats().Blocked
 	}
-	if !withStats || stats == nil || readerLeft(err) {
+	if stats == nil || readerLeft(err) {
+		return err
+	}
+	if !withStats {
+		e.printNotes(stats)
 		return err
 	}
 	if e.out.err != nil && (e.json || e.out.tty) {
 		return err // the summary would go where nothing can be written
 	}
 	return errors.Join(err, e.printStats(*stats))
+}
+
+// printNotes says on standard error what should not be missed in the summary.
+func (e *env) printNotes(stats *event.Stats) {
+	for _, n := range stats.Notes {
+		fmt.Fprintln(e.stderr, "vitrine: note:", quoteLines(n))
+	}
+	if stats.Lost > 0 || stats.Stalls > 0 {
+		fmt.Fprintf(e.stderr, "vitrine: note: %d calls or returns were lost; the guest went on %d times without waiting for this program\n", stats.Lost, stats.Stalls)
+	}
 }
 
 // printStats writes the summary: text to standard error.

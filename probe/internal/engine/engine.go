@@ -182,6 +182,19 @@ type Stats struct {
 	Removing   time.Duration // and for taking it out
 }
 
+// Add adds the counters of o to s.
+func (s *Stats) Add(o Stats) {
+	s.Entries += o.Entries
+	s.Returns += o.Returns
+	s.Unreturned += o.Unreturned
+	s.Stray += o.Stray
+	s.Lost += o.Lost
+	s.Stalls += o.Stalls
+	s.Stopped += o.Stopped
+	s.Planting += o.Planting
+	s.Removing += o.Removing
+}
+
 // Engine plants points and delivers hits.
 type Engine interface {
 	// Run plants what is wanted, delivers hits to h until ctx ends, and takes

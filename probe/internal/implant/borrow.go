@@ -55,7 +55,7 @@ func (m *machine) borrow(ctx context.Context, f func(t *thread) error) error {
 	}
 	err = f(t)
 	if backErr := t.giveBack(); backErr != nil {
-		return errors.Join(err, fmt.Errorf("give thread back: %w", backErr))
+		return errors.Join(err, left(fmt.Errorf("give thread back: %w", backErr)))
 	}
 	return err
 }

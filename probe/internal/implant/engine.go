@@ -24,7 +24,19 @@ type Config struct {
 	Lossy bool
 	// Slots is the size of the ring in records of 512 bytes; 0 is the default.
 	Slots int
+	// Beside hooks what this engine cannot, nil for nothing.
+	Beside Beside
 }
+
+// NotPlantedError is returned by Run when the implants could not be planted and
+// nothing of them is in the guest.
+type NotPlantedError struct{ Err error }
+
+// Error tells the cause.
+func (e *NotPlantedError) Error() string { return e.Err.Error() }
+
+// Unwrap returns it.
+func (e *NotPlantedError) Unwrap() error { return e.Err }
 
 // Engine plants probes that write records. It implements engine.Engine.
 type Engine struct {
@@ -41,12 +53,21 @@ type Engine struct {
 
 var _ engine.Engine = (*Engine)(nil)
 
-// New returns an engine. It does not touch the guest.
+// New returns an engine. It does not touch the guest. The error wraps
+// errors.ErrUnsupported where the guest's kernel has not what implants need.
 func New(cfg Config) (*Engine, error) {
 	if cfg.Guest.Arch() != arch.AMD64 {
 		return nil, fmt.Errorf("use implants: guest is %v: %w", cfg.Guest.Arch(), errors.ErrUnsupported)
 	}
-	return &Engine{cfg: cfg}, nil
+	e := &Engine{cfg: cfg}
+	_, err := newSeed(cfg.Facts, nil, &settings{})
+	if err == nil {
+		err = canAllocate(cfg.Facts)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("use implants: %w: %w", err, errors.ErrUnsupported)
+	}
+	return e, nil
 }
 
 // Stats implements engine.Engine.
@@ -64,11 +85,9 @@ func (e *Engine) Change(_ context.Context, w []engine.Wanted) error {
 	var errs []error
 	var keep []engine.Wanted
 	for _, p := range w {
-		if !e.has(p.Point) {
-			if err := e.check(p); err != nil {
-				errs = append(errs, &engine.PointError{Point: p.Point, Err: err})
-				continue
-			}
+		if err := e.check(p); err != nil {
+			errs = append(errs, &engine.PointError{Point: p.Point, Err: err})
+			continue
 		}
 		keep = append(keep, p)
 	}
@@ -81,8 +100,26 @@ func (e *Engine) has(p *engine.Point) bool {
 	return slices.ContainsFunc(e.wanted, func(w engine.Wanted) bool { return w.Point == p })
 }
 
-// check reports whether a point can be patched. The caller holds mu.
+// Check returns why a function cannot be hooked, nil when it can.
+func (e *Engine) Check(w engine.Wanted) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.check(w)
+}
+
+// check is Check. What is hooked already holds a jump of ours and not a nop.
+// The caller holds mu.
 func (e *Engine) check(w engine.Wanted) error {
+	if w.Returns && w.User == engine.NoUserRegs {
+		// A wrapped call would find its stack arguments elsewhere. Without a
+		// return side nothing is wrapped.
+		if err := e.cfg.Facts.InRegisters(w.Name); err != nil {
+			return err
+		}
+	}
+	if e.has(w.Point) {
+		return nil
+	}
 	if err := e.checkAt(w.Body[0].Start); err != nil || w.About == engine.AboutNone {
 		return err
 	}
@@ -90,7 +127,8 @@ func (e *Engine) check(w engine.Wanted) error {
 	return err
 }
 
-// checkAt does so for the function at addr.
+// checkAt reports whether the function at addr can be patched. The caller holds
+// mu.
 func (e *Engine) checkAt(addr arch.GVA) error {
 	if e.sites == nil {
 		s, err := readFtraceSites(e.cfg.Facts)
@@ -100,6 +138,9 @@ func (e *Engine) checkAt(addr arch.GVA) error {
 		e.sites = s
 	}
 	_, err := siteOf(e.cfg.Facts, e.sites, addr)
+	if errors.Is(err, errOther) {
+		return nil // Run says so once, if it is still there then
+	}
 	return err
 }
 
@@ -116,17 +157,46 @@ func (e *Engine) Run(ctx context.Context, h engine.Handler) error {
 	r.clock.perSecond = staleTicks(e.cfg.Facts) / staleSeconds
 	defer r.end()
 	if err := r.plant(ctx); err != nil {
-		if ctx.Err() != nil {
-			return nil
-		}
-		return err
+		return notPlanted(ctx, err)
 	}
-	engine.Begin(h)
+	if r.startBeside(ctx); r.beside == nil {
+		engine.Begin(h)
+	}
+	r.begun = true
 	err := r.deliver(ctx)
+	err = errors.Join(err, r.stopBeside())
 	if r.p == nil {
 		return err // it was out, and could not come back
 	}
 	return errors.Join(err, r.leave(err))
+}
+
+// notPlanted tells errors of planting apart.
+func notPlanted(ctx context.Context, err error) error {
+	var left *leftError
+	switch {
+	case errors.As(err, &left):
+		return err
+	case ctx.Err() != nil:
+		return nil
+	case errors.Is(err, vitrine.ErrReset), errors.Is(err, vitrine.ErrGone), errors.Is(err, vitrine.ErrBusy), errors.Is(err, vitrine.ErrPaused):
+		return err
+	}
+	return &NotPlantedError{err}
+}
+
+// leftError says that something of ours has stayed in the guest.
+type leftError struct{ err error }
+
+func (e *leftError) Error() string { return e.err.Error() }
+func (e *leftError) Unwrap() error { return e.err }
+
+// left marks an error as one that leaves something behind.
+func left(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &leftError{err}
 }
 
 // lifeOf returns a channel that is closed when the guest is reset or gone, with
@@ -160,6 +230,9 @@ type life struct {
 type run struct {
 	e       *Engine
 	h       engine.Handler
+	alone   engine.Handler // h, while beside shares it
+	beside  *beside
+	begun   bool // the handler was told, or will be by beside
 	life    *life
 	p       *planted
 	ring    *ring
@@ -210,6 +283,9 @@ func (r *run) end() {
 }
 
 func (r *run) plant(ctx context.Context) error {
+	if err := noOther(r.e.cfg.Facts); err != nil {
+		return err
+	}
 	wanted, filter, version := r.e.present()
 	var fns []function
 	for _, w := range wanted {
@@ -233,7 +309,7 @@ func (r *run) plant(ctx context.Context) error {
 		return err
 	}
 	r.p, err = seed.plant(ctx, m)
-	err = errors.Join(err, m.release())
+	err = errors.Join(err, left(m.release()))
 	r.planting += m.stood
 	r.version, r.filter = version, filter
 	r.lost, r.lostBefore = 0, 0
@@ -244,7 +320,7 @@ func (r *run) plant(ctx context.Context) error {
 		err = r.p.translate(r.e.cfg.Facts.Space())
 	}
 	if err != nil {
-		err = errors.Join(err, r.leave(err))
+		err = errors.Join(err, left(r.leave(err)))
 		r.p = nil
 		return err
 	}

@@ -21,6 +21,9 @@ type Facts interface {
 	Enum(enum, name string) (int64, error)
 	// PerCPU returns a processor's instance of a per-CPU variable.
 	PerCPU(symbol string, cpu int) (arch.GVA, error)
+	// InRegisters returns why a function may get arguments by the stack, nil when
+	// it is known to get all of them in registers.
+	InRegisters(function string) error
 	// Space returns the kernel's address space.
 	Space() *vitrine.AddressSpace
 }

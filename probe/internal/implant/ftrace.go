@@ -103,17 +103,41 @@ func (s *ftraceSites) within(a arch.GVA) (arch.GVA, bool) {
 
 // Errors that say why a function cannot be probed by an implant.
 var (
-	// errNoSite is returned for a function without ftrace's nop: assembly,
-	// noinstr, or compiled away.
-	errNoSite = errors.New("the kernel has no ftrace nop there")
+	// errNoSite is returned for a function without ftrace's nop.
+	errNoSite = errors.New("the kernel has no ftrace nop there (it is assembly, or marked notrace)")
+	// errNoInstr is returned for code that may run before the kernel is ready for
+	// what hooks do, such as the first lines of an interrupt.
+	errNoInstr = errors.New("it is code that the kernel allows nobody to instrument (noinstr)")
 	// errTaken is returned when something else has hooked the function.
-	errTaken = errors.New("its ftrace nop is already in use")
+	errTaken = errors.New("its ftrace nop is in use already, by the guest's own tracing or a kprobe")
 )
+
+// sections are the parts of the kernel's text that hold such code.
+var sections = [][2]string{
+	{"__noinstr_text_start", "__noinstr_text_end"},
+	{"__entry_text_start", "__entry_text_end"},
+	{"__cpuidle_text_start", "__cpuidle_text_end"},
+}
+
+// noInstr reports whether a lies in one of them.
+func noInstr(f Facts, a arch.GVA) bool {
+	for _, s := range sections {
+		start, ok := f.Symbol(s[0])
+		end, okEnd := f.Symbol(s[1])
+		if ok && okEnd && a >= start && a < end {
+			return true
+		}
+	}
+	return false
+}
 
 // siteOf returns the place to patch of the function at a.
 func siteOf(f Facts, s *ftraceSites, a arch.GVA) (site, error) {
 	at, ok := s.within(a)
-	if !ok {
+	switch {
+	case !ok && noInstr(f, a):
+		return site{}, errNoInstr
+	case !ok:
 		return site{}, errNoSite
 	}
 	var b [nopSize]byte
@@ -121,6 +145,11 @@ func siteOf(f Facts, s *ftraceSites, a arch.GVA) (site, error) {
 		return site{}, err
 	}
 	nop, ok := isNop(b[:])
+	if to, jumps := jumpTarget(at, b[:]); jumps {
+		if _, ours := regionOf(f.Space(), to); ours {
+			return site{}, errOther
+		}
+	}
 	if !ok {
 		return site{}, fmt.Errorf("%w (% x at %v)", errTaken, b, at)
 	}

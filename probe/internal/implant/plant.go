@@ -84,7 +84,7 @@ func (p *seed) plant(ctx context.Context, m *machine) (*planted, error) {
 			return err
 		}
 		if err := p.install(m, t.cpu); err != nil {
-			return errors.Join(err, p.unpatch(m, t.cpu), p.free(t))
+			return errors.Join(err, left(p.unpatch(m, t.cpu)), left(p.free(t)))
 		}
 		return nil
 	})
@@ -109,6 +109,20 @@ func (p *seed) findSites(f Facts) error {
 	return nil
 }
 
+// canAllocate reports whether the kernel has what allocate calls.
+func canAllocate(f Facts) error {
+	_, name, err := first(f, "execmem_alloc", "module_alloc")
+	if err == nil && name == "execmem_alloc" {
+		_, err = f.Enum("execmem_type", "EXECMEM_MODULE_TEXT")
+	}
+	for _, names := range [][]string{{"vzalloc_noprof", "vzalloc"}, {"vfree"}, {"execmem_free", "module_memfree", "vfree"}, {"set_memory_x"}} {
+		if err == nil {
+			_, _, err = first(f, names...)
+		}
+	}
+	return err
+}
+
 // allocate gets memory for code, near the kernel's text, and for data.
 func (p *planted) allocate(t *thread) error {
 	f := t.m.f
@@ -119,7 +133,7 @@ func (p *planted) allocate(t *thread) error {
 	p.base = base
 	vzalloc, _, err := first(f, "vzalloc_noprof", "vzalloc") // renamed in 6.10
 	if err != nil {
-		return errors.Join(err, p.free(t))
+		return errors.Join(err, left(p.free(t)))
 	}
 	data, err := t.call(vzalloc, p.l.size)
 	if err == nil && data == 0 {
@@ -127,7 +141,7 @@ func (p *planted) allocate(t *thread) error {
 	}
 	p.data = arch.GVA(data)
 	if err != nil {
-		return errors.Join(err, p.free(t))
+		return errors.Join(err, left(p.free(t)))
 	}
 	return nil
 }
@@ -178,7 +192,7 @@ func (p *planted) makeExecutable(t *thread, base arch.GVA) error {
 	}
 	if err != nil {
 		p.base = base
-		return errors.Join(err, p.free(t))
+		return errors.Join(err, left(p.free(t)))
 	}
 	t.m.as.Invalidate()
 	return nil

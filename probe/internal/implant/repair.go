@@ -33,6 +33,22 @@ func Repair(ctx context.Context, g *vitrine.Guest, f Facts) ([]string, error) {
 	return found, errors.Join(append(errs, m.release())...)
 }
 
+// errOther is returned for what an implant of another run has hooked.
+var errOther = errors.New("an implant of another run has hooked it")
+
+// noOther returns an error if there is an implant in the guest's kernel.
+func noOther(f Facts) error {
+	others, err := findLeft(f)
+	switch {
+	case err != nil:
+		return err
+	case len(others) > 0:
+		return fmt.Errorf("%w: an implant of another run is in the guest's kernel, in %d functions; if that run has ended, 'vitrine repair' takes it out",
+			vitrine.ErrBusy, others[0].hooked)
+	}
+	return nil
+}
+
 // leftover is an implant that somebody else planted.
 type leftover struct {
 	planted

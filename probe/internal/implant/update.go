@@ -43,10 +43,14 @@ func (e *Engine) canFollow() bool {
 // update brings the guest side to what is wanted now. Functions that it has no
 // stub for make it leave and come again.
 func (r *run) update(ctx context.Context) error {
+	if err := r.besideEnded(ctx); err != nil {
+		return err
+	}
 	wanted, filter, version := r.e.present()
 	if version == r.version {
 		return nil
 	}
+	r.startBeside(ctx)
 	if (filter.follow || r.filter.follow) && !reflect.DeepEqual(filter, r.filter) ||
 		slices.ContainsFunc(wanted, func(w engine.Wanted) bool { return !r.knows(w.Point) }) {
 		return r.replant(ctx)
@@ -111,6 +115,9 @@ func (r *run) setFilter(f filter) error {
 // replant takes the implant out and plants it with all functions wanted now.
 // Calls that are open at that time are given up.
 func (r *run) replant(ctx context.Context) error {
+	if err := r.stopBeside(); err != nil {
+		return err
+	}
 	var kept []uint32
 	if _, f, _ := r.e.present(); f.follow && reflect.DeepEqual(f, r.filter) {
 		var err error
@@ -126,5 +133,6 @@ func (r *run) replant(ctx context.Context) error {
 	if err := r.plant(ctx); err != nil {
 		return fmt.Errorf("plant more functions: %w", err)
 	}
+	r.startBeside(ctx)
 	return nil
 }
