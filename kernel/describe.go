@@ -108,6 +108,9 @@ func (d *describer) worthWaiting(ctx context.Context, err error) bool {
 // once makes one attempt: Linux first, then NT. A guest that is neither is
 // told as not Linux, which says more of what was seen.
 func (d *describer) once(ctx context.Context) (*Kernel, error) {
+	if d.g.WindowsCrash() != nil { // no Linux guest is dumped so
+		return d.onceNT(ctx)
+	}
 	k, err := d.onceLinux(ctx)
 	if err == nil || ctx.Err() != nil {
 		return k, err

@@ -24,6 +24,8 @@ type ntBuilder struct {
 	names  []Symbol
 	extra  exactSymbols // nil without a symbol file
 
+	exactBy string // provenance of extra
+
 	system    []byte     // copy of the EPROCESS of System
 	witnesses []*witness // other processes, for checking what System lacks
 }
@@ -36,6 +38,9 @@ type exactSymbols interface {
 
 // onceNT makes one attempt to describe an NT kernel.
 func (d *describer) onceNT(ctx context.Context) (*Kernel, error) {
+	if c := d.g.WindowsCrash(); c != nil && c.Type == vitrine.WindowsTriage {
+		return d.describeTriage(ctx, c)
+	}
 	f, err := d.findNT(ctx)
 	if err != nil {
 		return nil, err
@@ -223,12 +228,14 @@ func (b *ntBuilder) chooseLayout() {
 	by := fmt.Sprintf("layout of build %v", b.layout)
 	if !b.exact {
 		by = fmt.Sprintf("layout of build %v, the nearest to %d", b.layout, b.nt.Build)
+	}
+	if !b.exact && b.extra == nil {
 		b.k.lacks(fmt.Sprintf("layout of build %d: none is known; members are taken from %v where the kernel itself does not tell", b.nt.Build, b.layout))
 	}
 	b.types = newNTTypes(b.layout, by)
 	if b.extra != nil {
-		b.types.exact = b.extra
-		by = b.types.exactBy
+		b.types.exact, b.types.exactBy = b.extra, b.exactBy
+		by = b.exactBy
 	}
 	b.k.types = newTypes(nil)
 	b.k.types.nt = b.types

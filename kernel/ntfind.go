@@ -110,6 +110,9 @@ func ntRoots(g *vitrine.Guest, r *arch.Registers) []root {
 // findNT looks for an NT kernel: from the processors, or where there are no
 // registers, in memory.
 func (d *describer) findNT(ctx context.Context) (*ntFound, error) {
+	if c := d.g.WindowsCrash(); c != nil {
+		return d.byCrash(c)
+	}
 	last := errNoNT
 	for cpu := range min(d.g.CPUs(), maxCPUs) {
 		r, err := d.g.Registers(ctx, cpu)

@@ -143,6 +143,12 @@ func (t *Types) Source(structName, path string) string {
 // anonymous ones included; the first such call reads all types (0.1 s). The
 // error wraps ErrNoType.
 func (t *Types) Enum(enum, name string) (int64, error) {
+	if t.nt != nil && t.nt.exact != nil {
+		if v, ok := t.nt.exact.Enum(enum, name); ok {
+			return v, nil
+		}
+		return 0, fmt.Errorf("find enumerator %s: %w", name, ErrNoType)
+	}
 	if t.spec == nil {
 		return 0, noTypes("enumerator " + name)
 	}

@@ -66,6 +66,10 @@ func readImage(as *vitrine.AddressSpace, at loaderAt, entry, w arch.GVA) (image,
 // begins with the kernel itself; here the last loaded comes first.
 func (s *system) Modules(ctx context.Context) iter.Seq2[osi.Module, error] {
 	return func(yield func(osi.Module, error) bool) {
+		if s.triage != nil {
+			s.triageDrivers(yield)
+			return
+		}
 		if s.nt.ModuleList == 0 {
 			yield(osi.Module{}, fmt.Errorf("list modules: PsLoadedModuleList was not found: %w", osi.ErrNotFound))
 			return
@@ -89,6 +93,16 @@ func (s *system) Modules(ctx context.Context) iter.Seq2[osi.Module, error] {
 		}
 		if listErr != nil {
 			yield(osi.Module{}, fmt.Errorf("list modules: %w", listErr))
+		}
+	}
+}
+
+// triageDrivers yields the drivers that a triage dump lists.
+func (s *system) triageDrivers(yield func(osi.Module, error) bool) {
+	for _, d := range slices.Backward(s.triage.Drivers) {
+		m := osi.Module{Name: d.Name, Base: d.Base, Size: d.Size, Ranges: []osi.Range{{Start: d.Base, End: d.Base + arch.GVA(d.Size)}}}
+		if !yield(m, nil) {
+			return
 		}
 	}
 }

@@ -64,6 +64,9 @@ func (s *system) handleOf(p *process) osi.Handle {
 
 // list returns the processes in the order in which they were made.
 func (s *system) list(ctx context.Context, as *vitrine.AddressSpace) ([]arch.GVA, error) {
+	if s.triage != nil {
+		return []arch.GVA{s.triage.Process}, ctx.Err()
+	}
 	all, err := s.collect(ctx, as, s.nt.ProcessHead, s.l.process.links.off, s.w, maxProcesses)
 	if err != nil {
 		err = fmt.Errorf("list processes: %w", err)

@@ -21,7 +21,8 @@ type system struct {
 	nt     *kernel.NT
 	l      *layout
 	kernel *vitrine.AddressSpace
-	w      arch.GVA // bytes of a pointer
+	w      arch.GVA              // bytes of a pointer
+	triage *vitrine.WindowsCrash // of a triage dump: the one process and thread, and the drivers; nil otherwise
 
 	mu sync.Mutex
 	// Protected by mu.
@@ -36,7 +37,11 @@ func open(g *vitrine.Guest, k *kernel.Kernel) (*system, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open windows provider: %w", err)
 	}
-	return &system{g: g, k: k, nt: k.NT(), l: l, kernel: k.AddressSpace(), w: arch.GVA(k.PointerSize()), kinds: map[arch.GVA]string{}}, nil
+	s := &system{g: g, k: k, nt: k.NT(), l: l, kernel: k.AddressSpace(), w: arch.GVA(k.PointerSize()), kinds: map[arch.GVA]string{}}
+	if c := g.WindowsCrash(); c != nil && c.Type == vitrine.WindowsTriage {
+		s.triage = c
+	}
+	return s, nil
 }
 
 // OS implements osi.System.

@@ -47,7 +47,7 @@ func (s *system) Threads(ctx context.Context, h osi.Handle) iter.Seq2[osi.Thread
 			yield(osi.Thread{}, err)
 			return
 		}
-		all, listErr := s.collect(ctx, as, p.addr+s.l.process.threads.off, s.l.thread.link.off, s.w, maxThreads)
+		all, listErr := s.threads(ctx, as, &p)
 		for _, addr := range all {
 			t, err := s.readThread(as, addr)
 			if errors.Is(err, osi.ErrNoProcess) && s.g.Info().Live {
@@ -65,6 +65,13 @@ func (s *system) Threads(ctx context.Context, h osi.Handle) iter.Seq2[osi.Thread
 			yield(osi.Thread{}, fmt.Errorf("list threads of process %d: %w", p.pid, listErr))
 		}
 	}
+}
+
+func (s *system) threads(ctx context.Context, as *vitrine.AddressSpace, p *process) ([]arch.GVA, error) {
+	if s.triage != nil {
+		return []arch.GVA{s.triage.Thread}, ctx.Err()
+	}
+	return s.collect(ctx, as, p.addr+s.l.process.threads.off, s.l.thread.link.off, s.w, maxThreads)
 }
 
 // ThreadAt implements osi.System.
@@ -131,6 +138,13 @@ func (s *system) state(t *thread) osi.State {
 func (s *system) Current(ctx context.Context, vcpu int) (osi.Thread, error) {
 	if vcpu < 0 || vcpu >= s.g.CPUs() {
 		return osi.Thread{}, fmt.Errorf("find current thread: no virtual processor %d of %d", vcpu, s.g.CPUs())
+	}
+	if s.triage != nil {
+		t, err := s.ThreadAt(ctx, s.triage.Thread)
+		if err == nil && t.VCPU != vcpu {
+			err = fmt.Errorf("the triage dump holds the thread of virtual processor %d only: %w", t.VCPU, osi.ErrNotFound)
+		}
+		return t, err
 	}
 	var last error
 	for range attempts {

@@ -1,0 +1,105 @@
+package windows
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/vitrine-vmi/vitrine/arch"
+	"github.com/vitrine-vmi/vitrine/dump"
+	"github.com/vitrine-vmi/vitrine/kernel"
+	"github.com/vitrine-vmi/vitrine/osi"
+)
+
+// dataEnv names the folder with reference data of NT that this project does
+// not contain: nt-dumps is a folder in it.
+const dataEnv = "VITRINE_NT_DATA"
+
+// reference returns a file of the reference data, or skips the test. Without
+// the variable it looks beside the checkout, at shared/data.
+func reference(t *testing.T, name string) string {
+	t.Helper()
+	places := []string{os.Getenv(dataEnv)}
+	if dir, err := os.Getwd(); err == nil {
+		for ; filepath.Dir(dir) != dir; dir = filepath.Dir(dir) {
+			places = append(places, filepath.Join(dir, "shared", "data"))
+		}
+	}
+	for _, p := range places {
+		if f := filepath.Join(p, name); p != "" && exists(f) {
+			return f
+		}
+	}
+	t.Skipf("skipped: no %s; it runs with %s set to the folder of the reference data", name, dataEnv)
+	return ""
+}
+
+func exists(name string) bool {
+	_, err := os.Stat(name)
+	return err == nil
+}
+
+// A real crash dump, with its exact symbols and without: the same answer.
+func TestRealTriageDump(t *testing.T) {
+	path := reference(t, "nt-dumps/win10-19041-x64-triage.dmp")
+	symbols := reference(t, "nt-dumps/ntkrnlmp-5278AFF86C341677D7D7835C85B7B844-1.isf.json.xz")
+	for name, opts := range map[string]*kernel.Options{"layouts": nil, "symbols": {Symbols: []string{symbols}}} {
+		g, err := dump.Open(t.Context(), path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer g.Close()
+		k, err := kernel.Describe(t.Context(), g, opts)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		sys, err := osi.Open(t.Context(), g, k, nil)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if by := k.Types().Source("_EPROCESS", "Token"); (opts != nil) != (by == "symbols "+filepath.Base(symbols)) {
+			t.Errorf("%s: EPROCESS.Token is known by %q; missing %q", name, by, k.Missing())
+		}
+		if k.Release() != "10.0.19041" || k.Base() != 0xfffff8047ba00000 {
+			t.Errorf("%s: %s at %v", name, k.Release(), k.Base())
+		}
+		checkTriage(t, name, sys)
+	}
+}
+
+func checkTriage(t *testing.T, name string, sys osi.System) {
+	var pids []int
+	for p, err := range sys.Processes(t.Context()) {
+		if err != nil || p.Name != "System" || !p.KThread {
+			t.Errorf("%s: %+v, %v", name, p, err)
+		}
+		pids = append(pids, p.PID)
+		var tids []int
+		for th, err := range sys.Threads(t.Context(), p.Handle) {
+			if err != nil || th.PID != 4 || th.Name != "System" {
+				t.Errorf("%s: %+v, %v", name, th, err)
+			}
+			tids = append(tids, th.TID)
+		}
+		if diff := cmp.Diff([]int{264}, tids); diff != "" {
+			t.Errorf("%s: threads:\n%s", name, diff)
+		}
+	}
+	if diff := cmp.Diff([]int{4}, pids); diff != "" {
+		t.Errorf("%s: processes:\n%s", name, diff)
+	}
+	n, kernelSize := 0, uint64(0)
+	for m, err := range sys.Modules(t.Context()) {
+		if n++; err != nil || m.Size == 0 || m.Base == 0 || m.Name == "" {
+			t.Errorf("%s: %+v, %v", name, m, err)
+		}
+		if m.Base == arch.GVA(0xfffff8047ba00000) {
+			kernelSize = m.Size
+		}
+	}
+	if n != 151 || kernelSize == 0 {
+		t.Errorf("%s: %d drivers, the kernel has %#x bytes", name, n, kernelSize)
+	}
+}
