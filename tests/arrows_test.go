@@ -52,6 +52,7 @@ var arrows = []arrow{
 	{"internal/testvm", []string{"internal/testvm/wire"}, []string{"golang.org/x/sys/unix", "github.com/u-root/u-root/pkg/cpio"}},
 	{"internal/testvm/ostruth", []string{".", "arch", "osi", "vitrinetest/providertest", "internal/testvm", "internal/testvm/wire", "internal/testvm/vmtest"}, nil},
 	{"internal/testvm/seen", []string{".", "kernel", "osi", "qemu", "internal/testvm"}, nil},
+	{"tests/ntguest", []string{"internal/testvm", "internal/testvm/vmtest"}, nil},
 	{"internal/testvm/vmtest", []string{"internal/testvm", "internal/testvm/wire"}, []string{"github.com/google/go-cmp/cmp", "github.com/google/go-cmp/cmp/cmpopts"}},
 
 	// The composition root, alone in knowing every backend and provider, and its faces. The demonstration boots a guest.
@@ -73,7 +74,7 @@ var arrows = []arrow{
 var mayUseApp = []string{"internal/app", "internal/cli", "internal/daemon", "cmd/vitrine", "tests"}
 
 // testHelpers are for tests, and so may import testing.
-var testHelpers = []string{"vitrinetest", "vitrinetest/*", "internal/testvm/vmtest", "internal/testvm/ostruth", "internal/testvm/seen"}
+var testHelpers = []string{"vitrinetest", "vitrinetest/*", "internal/testvm/vmtest", "internal/testvm/ostruth", "internal/testvm/seen", "tests/ntguest"}
 
 // ruleFor returns the package's row: its own before one that has it by folder.
 func ruleFor(pkg string) *arrow {

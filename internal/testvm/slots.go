@@ -83,3 +83,12 @@ func takeSlot(ctx context.Context) (*os.File, error) {
 		}
 	}
 }
+
+// Enter waits for this process's turn to run guests, for guests that another package starts. The function that it
+// returns, to be called once, gives the turn back.
+func Enter(ctx context.Context) (func() error, error) {
+	if err := enter(ctx); err != nil {
+		return nil, err
+	}
+	return leave, nil
+}

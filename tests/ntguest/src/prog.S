@@ -1,0 +1,6 @@
+// The user program, as it is mapped in each process.
+	.section .rdata, "a"
+	.globl prog, prog_end
+	.balign 16
+prog:	.incbin "prog.bin"
+prog_end:
