@@ -18,7 +18,8 @@ import (
 	"github.com/vitrine-vmi/vitrine/internal/testvm"
 )
 
-const qemu = "qemu-system-x86_64"
+// program is what runs guests.
+const program = "qemu-system-x86_64"
 
 // Options says how to boot. The zero value, and nil, is two processors, 64 MiB, and everything where it usually is.
 type Options struct {
@@ -132,7 +133,7 @@ func (g *Guest) start(ctx context.Context) error {
 	if g.Options.Paused {
 		args = append(args, "-S")
 	}
-	g.cmd = exec.Command(qemu, append(args, g.Options.Args...)...)
+	g.cmd = exec.Command(program, append(args, g.Options.Args...)...)
 	g.cmd.Stderr = &g.stderr
 	g.Command = g.cmd.Args
 	if err := g.cmd.Start(); err != nil {

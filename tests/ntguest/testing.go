@@ -39,7 +39,7 @@ func need(t testing.TB) {
 	if _, err := DataDir(); errors.Is(err, ErrNoData) {
 		vmtest.Skip(t, err.Error(), "with that folder, which has the layouts of real builds")
 	}
-	for _, tool := range []string{"gcc", "ld", "objcopy", qemu} {
+	for _, tool := range []string{"gcc", "ld", "objcopy", program} {
 		if _, err := exec.LookPath(tool); err != nil {
 			vmtest.Skip(t, err.Error(), "with gcc, binutils and qemu-system-x86 installed")
 		}

@@ -185,6 +185,8 @@ void cpu_init(int n)
 	descriptors(c);
 	control_region(c, n);
 	load(c);
+	outb(0x21, 0xff); // the firmware's interrupts come at the vectors of exceptions
+	outb(0xa1, 0xff);
 	apic(0xf0, 0x1ff);
 }
 
