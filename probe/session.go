@@ -398,6 +398,10 @@ func (s *Session) Guest() *vitrine.Guest { return s.g }
 // Kernel returns the guest's kernel.
 func (s *Session) Kernel() *kernel.Kernel { return s.k }
 
+// Lost returns how many hits were lost so far. It is cheap enough to be asked at
+// each hit: what was lost before that is counted.
+func (s *Session) Lost() uint64 { return s.engine.Stats().Lost }
+
 // Stats returns the counters.
 func (s *Session) Stats() Stats {
 	e := s.engine.Stats()

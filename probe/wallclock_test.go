@@ -20,7 +20,8 @@ func TestWallClock(t *testing.T) {
 		space.PutUint64(keeper+24, 8)
 	}
 	start := time.Unix(1000, 0)
-	for i, s := range []struct{ ran, tick, want time.Duration }{
+	ms := func(n int) time.Duration { return time.Duration(n) * time.Millisecond }
+	for i, s := range []struct{ ran, tick, want int }{
 		{0, 0, 0},
 		{2, 0, 2},
 		{5, 4, 5},
@@ -32,9 +33,9 @@ func TestWallClock(t *testing.T) {
 		{42, 50, 50},   // it was set back
 		{43, 50, 51},
 	} {
-		tick(s.tick * time.Millisecond)
-		got, ok := c.at(s.ran * time.Millisecond)
-		if want := start.Add(s.want * time.Millisecond); !ok || !got.Equal(want) {
+		tick(ms(s.tick))
+		got, ok := c.at(ms(s.ran))
+		if want := start.Add(ms(s.want)); !ok || !got.Equal(want) {
 			t.Errorf("step %d: %v, %v; want %v", i, got.Sub(start), ok, want.Sub(start))
 		}
 	}

@@ -95,3 +95,6 @@ func appendFDFlags(b []byte, a arch.Arch, v uint64) []byte {
 	}
 	return append(famFdflags.append(append(b, " (flags "...), a, v), ')')
 }
+
+// ReturnsFD reports whether a call's result is always a file descriptor.
+func ReturnsFD(name string) bool { return resultKinds[name] == retFD }

@@ -94,6 +94,8 @@ type caller struct {
 	seq       uint64
 	open      openCalls
 	free      *inFlight // used before
+	files     *files    // nil when nothing can be learnt
+	table     tableFiles
 	moment    moment
 	recorded  recorded
 	reuse     bool
@@ -111,6 +113,10 @@ type inFlight struct {
 	call syscalls.Call
 	args []syscalls.Arg
 	ran  time.Duration
+
+	start  uint64 // of files' clock, at the entry; likewise below
+	name   fdName // what the result will stand for
+	shares bool   // a child will share the files
 
 	before, next *inFlight // in openCalls; next also of those that are free
 }
@@ -163,6 +169,7 @@ func (c *caller) addAll(k *kernel.Kernel, o *CallsOptions) error {
 			return err
 		}
 	}
+	c.follow(entries, k, o)
 	probes := make([]*probe.Probe, 0, len(entries))
 	for _, e := range entries {
 		c.describe(k, &e)
@@ -172,6 +179,36 @@ func (c *caller) addAll(k *kernel.Kernel, o *CallsOptions) error {
 		return fmt.Errorf("trace: %w", err)
 	}
 	return nil
+}
+
+// follow makes the caller learn from records what descriptors stand for, where
+// all that is needed for that is recorded.
+func (c *caller) follow(entries []entry, k symbols, o *CallsOptions) {
+	if len(o.Comms)+len(o.UIDs) > 0 || c.session.Stats().Delivery != probe.Stream {
+		return
+	}
+	has := func(call string) bool {
+		_, ok := firstOf(k, arch.AMD64, call)
+		return ok
+	}
+	if followsFiles(entries, has) {
+		c.files = newFiles(c.tasks)
+	}
+}
+
+// tasks returns the tasks of all processes.
+func (c *caller) tasks() (map[arch.GVA]bool, error) {
+	if c.sys == nil {
+		return nil, nil
+	}
+	out := map[arch.GVA]bool{}
+	for h, err := range c.sys.ProcessHandles(c.ctx) {
+		if err != nil {
+			return nil, err
+		}
+		out[h.Task] = true
+	}
+	return out, nil
 }
 
 // describe finds the parameters of a function that is no system call.

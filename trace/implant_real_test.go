@@ -26,6 +26,7 @@ func testImplant(t *testing.T, x *target) {
 	t.Run("tree", func(t *testing.T) { testTree(t, x) })
 	t.Run("time", func(t *testing.T) { testTimes(t, x, "implant") })
 	t.Run("time-trap", func(t *testing.T) { testTimes(t, x, "trap") })
+	t.Run("files", func(t *testing.T) { testFiles(t, x) })
 	t.Run("exec", func(t *testing.T) { testExecArgs(t, x) })
 	vmtest.Healthy(t, x.vm)
 	text.Unchanged(t)
@@ -347,6 +348,84 @@ func testTimes(t *testing.T, x *target, engine string) {
 		}
 		last[c.VCPU] = c.Time
 	}
+}
+
+// testFiles checks what descriptors are said to be, of threads that use the same numbers for other files all the time.
+func testFiles(t *testing.T, x *target) {
+	w := vmtest.Spawn(t, x.vm, "descriptors", "files", "2", "60")
+	s := startStream(t, x, &trace.CallsOptions{PIDs: []int{w.PID}, Follow: true})
+	turn := func() (want []wire.SeqCall) {
+		t.Helper()
+		if err := x.vm.Tell(t.Context(), "files", "go", &want); err != nil {
+			t.Fatal(err)
+		}
+		return want
+	}
+	for planted := false; !planted; {
+		turn()
+		s.mu.Lock()
+		planted = len(s.calls) > 0
+		s.mu.Unlock()
+		select {
+		case <-s.ended:
+			t.Fatalf("the trace ended early: %v", s.end())
+		default:
+		}
+	}
+	s.mu.Lock()
+	from := len(s.calls)
+	s.mu.Unlock()
+	want := turn()
+	last := want[len(want)-1]
+	s.await(t, "the last call", func(calls []event.Call) bool {
+		return slices.ContainsFunc(calls[from:], func(c event.Call) bool { return c.TID == last.TID && isUse(c, last) })
+	})
+	got := map[int][]event.Call{}
+	for _, c := range s.finish(t)[from:] {
+		got[c.TID] = append(got[c.TID], c)
+	}
+	named, unnamed := 0, 0
+	for tid, mine := range byThread(want) {
+		n := 0
+		for _, c := range got[tid] {
+			if n == len(mine) || !isUse(c, mine[n]) {
+				continue
+			}
+			text := c.Args[0].Text
+			if c.Name == "openat" {
+				text = c.RetText
+			}
+			switch _, name, ok := strings.Cut(text, "<"); {
+			case !ok:
+				unnamed++
+			case name != mine[n].Path+">":
+				t.Errorf("thread %d, call %d: %+v; it is %q", tid, n, c, mine[n].Path)
+			default:
+				named++
+			}
+			n++
+		}
+		if n < len(mine) {
+			t.Errorf("thread %d: call %d of %d, %+v, was not seen", tid, n, len(mine), mine[n])
+		}
+	}
+	t.Logf("%d descriptors with names, %d without", named, unnamed)
+	if named < unnamed {
+		t.Errorf("%d descriptors with names, %d without", named, unnamed)
+	}
+}
+
+// isUse reports whether a record is that of a call of a descriptors workload.
+func isUse(c event.Call, w wire.SeqCall) bool {
+	if c.Name != w.Name || c.Event != event.Joined || len(c.Args) == 0 || c.Ret != w.Ret {
+		return false
+	}
+	for i, a := range c.Args {
+		if i >= len(w.Args) || a.Value != w.Args[i] {
+			return false
+		}
+	}
+	return c.Name != "openat" || c.Args[1].Text == fmt.Sprintf("%q", w.Path)
 }
 
 // testExecArgs checks the arguments of execve.

@@ -53,7 +53,8 @@ type traced struct {
 	entry
 	dec    *syscalls.Decoder // nil for a function that is no system call
 	params []string          // of such a function
-	final  bool              // it never returns
+	fd     fdOp
+	final  bool // it never returns
 	calls  uint64
 }
 
@@ -100,7 +101,7 @@ func (c *caller) probe(en entry) *probe.Probe {
 func (c *caller) traced(en entry) *traced {
 	t := c.functions[en]
 	if t == nil {
-		t = &traced{entry: en, dec: c.decoders.byABI[en.abi], params: c.params[en.symbol], final: noReturn[en.name]}
+		t = &traced{entry: en, dec: c.decoders.byABI[en.abi], params: c.params[en.symbol], fd: fdOpOf(en.name), final: noReturn[en.name]}
 		if en.name == "" {
 			t.dec = nil
 		}
@@ -113,13 +114,16 @@ func (c *caller) traced(en entry) *traced {
 func (c *caller) at(h *probe.Hit, f *inFlight) {
 	m := &c.moment
 	*m = moment{time: h.Time, ran: h.Ran, cpu: h.CPU, thread: &h.Thread}
+	if c.files != nil {
+		c.files.check(c.session.Lost())
+		c.table = tableFiles{t: c.files.of(&h.Thread)}
+		m.files = &c.table
+	}
 	if h.Sync() {
 		m.memory = h.Process()
 		m.files = &resolver{sys: c.sys, ctx: c.ctx, task: h.Thread.Task}
 		return
 	}
-	// The process has run on since the hit, and a descriptor may mean another file
-	// by now: better a number than a wrong path.
 	c.recorded = recorded{h, h.Probe.Capture, &f.call.Args}
 	m.memory = &c.recorded
 }
@@ -160,6 +164,9 @@ func (c *caller) entered(f *inFlight) (done bool) {
 		v := f.call.Args[i]
 		f.args = append(f.args, syscalls.Arg{Name: name, Value: v, Text: fmt.Sprintf("%#x", v)})
 	}
+	if t.fd != fdNone && c.files != nil {
+		c.files.entered(f, c.table.t, m.memory)
+	}
 	t.calls++
 	if t.final || c.separate {
 		c.send(f, event.Enter)
@@ -195,6 +202,9 @@ func (c *caller) returned(f *inFlight, ret int64) {
 	c.open.remove(f)
 	f.call.Ret, f.call.Returned = ret, true
 	f.rec.Ret, f.rec.Duration = ret, m.ran-f.ran
+	if f.fn.fd != fdNone && c.files != nil {
+		c.table.fd, c.table.result = int(int32(ret)), c.files.returned(f, c.table.t, ret, m.memory)
+	}
 	if d := f.fn.dec; d != nil {
 		d.Return(f.args, &f.call, m.memory, m.files)
 		res := d.Result(&f.call, m.files)

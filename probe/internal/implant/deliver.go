@@ -88,6 +88,9 @@ func (r *run) stillOurs() error {
 	if r.lost, err = r.p.m.load(hdrLost); err != nil {
 		return err
 	}
+	if r.lost != r.lostBefore {
+		r.account() // before what comes behind is delivered
+	}
 	silent, err := r.p.m.load(hdrSilent)
 	if err == nil && silent != 0 {
 		r.stalls++
