@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -164,10 +165,13 @@ func TestRun(t *testing.T) {
 func TestMeter(t *testing.T) {
 	begin := time.Now()
 	every := func(d time.Duration) *meter {
-		return &meter{read: func() (uint64, error) { return uint64(time.Since(begin) / d), nil }}
+		return &meter{func() (uint64, error) { return uint64(time.Since(begin) / d), nil }, func() time.Duration { return time.Since(begin) / 2 }}
 	}
-	if r, err := every(10*time.Millisecond).rate(t.Context(), 100*time.Millisecond, time.Minute); err != nil || r.below || r.perSecond < 20 || r.perSecond > 110 {
+	if r, err := every(10*time.Millisecond).rate(t.Context(), 100*time.Millisecond, time.Minute); err != nil || r.below || r.perSecond < 20 || r.perSecond > 110 || r.cpu < time.Millisecond || r.cpu > 50*time.Millisecond {
 		t.Errorf("rate of 100/s = %+v, %v", r, err)
+	}
+	if d := processTime(os.Getpid()); d <= 0 || d > time.Hour {
+		t.Errorf("this process has run for %v", d)
 	}
 	if r, err := every(time.Hour).rate(t.Context(), time.Millisecond, 50*time.Millisecond); err != nil || !r.below || r.perSecond < 1 || r.perSecond > 21 {
 		t.Errorf("rate of what stands still = %+v, %v", r, err)
@@ -185,17 +189,17 @@ func TestMeter(t *testing.T) {
 
 func TestComparison(t *testing.T) {
 	c := &comparison{Loop: "getppid", Tracer: "implant, stream", Thing: "calls", Counts: "entries and returns", records: []float64{5, 3000, 4}, cpus: []float64{50}}
-	c.add(reading{perSecond: 100}, 200)
-	c.add(reading{}, 200) // it could not be measured
-	c.add(reading{perSecond: 10}, 200)
-	c.add(reading{perSecond: 50, below: true}, 200)
+	c.add(reading{perSecond: 100, cpu: 6}, mean(reading{perSecond: 300, cpu: 1}, reading{perSecond: 100, cpu: 3}))
+	c.add(reading{}, reading{perSecond: 200}) // it could not be measured
+	c.add(reading{perSecond: 10}, reading{perSecond: 200})
+	c.add(reading{perSecond: 50, below: true}, reading{perSecond: 200})
 	c.finish()
-	if want := []string{"getppid", "implant, stream", "<50.0 calls/s", ">4.00x", "2.00x to 20x, 3 times", "<= 2.5x", "5.0 /s", "0", "50%", ""}; !slices.Equal(c.cells(), want) {
+	if want := []string{"getppid", "implant, stream", "<50.0 calls/s", ">4.00x", "2.00x to 20x, 3 times", "<= 2.5x", "3.00x", "5.0 /s", "0", "50%", ""}; !slices.Equal(c.cells(), want) {
 		t.Errorf("cells %q, want %q", c.cells(), want)
 	}
 	none := &comparison{Loop: "tar", Tracer: "trap", Note: "why"}
 	none.finish()
-	if want := []string{"tar", "trap", "-", "-", "-", "-", "-", "-", "-", "why"}; !slices.Equal(none.cells(), want) {
+	if want := []string{"tar", "trap", "-", "-", "-", "-", "-", "-", "-", "-", "why"}; !slices.Equal(none.cells(), want) {
 		t.Errorf("cells %q, want %q", none.cells(), want)
 	}
 }
@@ -210,6 +214,15 @@ func TestGuestTexts(t *testing.T) {
 	}
 	if got := field("", "TracerPid"); got != "" {
 		t.Errorf("tracer %q of nothing", got)
+	}
+}
+
+func TestOnly(t *testing.T) {
+	for only, want := range map[string][]bool{"": {true, true, true}, "getppid,memory": {true, true, false}, "tracers": {false, true, true}} {
+		o := options{only: only}
+		if got := []bool{o.wants("memory"), o.wantsLoop(loops[0]), o.wantsLoop(loops[1])}; !slices.Equal(got, want) {
+			t.Errorf("-only %q: %v, want %v", only, got, want)
+		}
 	}
 }
 

@@ -12,20 +12,22 @@ import (
 type comparison struct {
 	Loop    string    `json:"loop"`
 	Tracer  string    `json:"tracer"`
-	Thing   string    `json:"thing"`                  // what the rate counts
-	Rate    float64   `json:"rate_per_s"`             // median of the rounds
-	Slower  float64   `json:"slower,omitempty"`       // median of the ratios untraced to traced
-	AtLeast bool      `json:"at_least,omitempty"`     // no round of the loop ended: Slower is a bound
-	Ratios  []float64 `json:"ratios"`                 // of each round; for untraced, to the median
-	Records float64   `json:"records_per_s"`          // median; what a record is depends on the tracer
-	Counts  string    `json:"record,omitempty"`       // what a record is; empty: not counted
-	Lost    uint64    `json:"lost"`                   // of all rounds
-	CPU     float64   `json:"host_cpu_percent"`       // of this process, median
-	Inside  bool      `json:"inside,omitempty"`       // the tracer is a program of the guest
-	Note    string    `json:"note,omitempty"`         // why there is no figure, or what to know of it
-	Planted []float64 `json:"planted_ms,omitempty"`   // how long the guest stood still
-	Removed []float64 `json:"taken_out_ms,omitempty"` // likewise
+	Thing   string    `json:"thing"`                             // what the rate counts
+	Rate    float64   `json:"rate_per_s"`                        // median of the rounds
+	Slower  float64   `json:"slower,omitempty"`                  // median of the ratios untraced to traced
+	AtLeast bool      `json:"at_least,omitempty"`                // no round of the loop ended: Slower is a bound
+	Ratios  []float64 `json:"ratios"`                            // of each round; for untraced, to the median
+	Work    float64   `json:"slower_by_qemu_cpu_time,omitempty"` // the same of QEMU's processor time for a round, all vCPUs
+	Records float64   `json:"records_per_s"`                     // median; what a record is depends on the tracer
+	Counts  string    `json:"record,omitempty"`                  // what a record is; empty: not counted
+	Lost    uint64    `json:"lost"`                              // of all rounds
+	CPU     float64   `json:"host_cpu_percent"`                  // of this process, median
+	Inside  bool      `json:"inside,omitempty"`                  // the tracer is a program of the guest
+	Note    string    `json:"note,omitempty"`                    // why there is no figure, or what to know of it
+	Planted []float64 `json:"planted_ms,omitempty"`              // how long the guest stood still
+	Removed []float64 `json:"taken_out_ms,omitempty"`            // likewise
 	rates   []float64
+	works   []float64
 	records []float64
 	cpus    []float64
 }
@@ -34,7 +36,7 @@ type comparison struct {
 func measureTracers(ctx context.Context, e *env, t *table) error {
 	for i := range loops {
 		l := &loops[i]
-		if !e.o.wants(l.name) {
+		if !e.o.wantsLoop(*l) {
 			continue
 		}
 		if err := e.compare(ctx, t, l); err != nil {
@@ -81,7 +83,7 @@ func (e *env) compare(ctx context.Context, t *table, l *loop) error {
 			if err != nil {
 				return err
 			}
-			c.add(r, (base+after)/2)
+			c.add(r, mean(base, after))
 			base = after
 		}
 	}
@@ -101,11 +103,11 @@ func (e *env) endLoop(ctx context.Context) {
 }
 
 // untraced measures the loop alone.
-func (e *env) untraced(ctx context.Context, m *meter, l *loop, c *comparison) (float64, error) {
+func (e *env) untraced(ctx context.Context, m *meter, l *loop, c *comparison) (reading, error) {
 	select {
 	case <-time.After(e.o.settle()): // after a tracer, QEMU translates the guest's code anew
 	case <-ctx.Done():
-		return 0, ctx.Err()
+		return reading{}, ctx.Err()
 	}
 	r, err := m.rate(ctx, e.o.spanOf(l), time.Minute)
 	if err == nil && r.below {
@@ -114,7 +116,7 @@ func (e *env) untraced(ctx context.Context, m *meter, l *loop, c *comparison) (f
 	if err == nil {
 		c.rates = append(c.rates, r.perSecond)
 	}
-	return r.perSecond, err
+	return r, err
 }
 
 // traced measures the loop under a tracer; the reading is empty and the
@@ -173,18 +175,26 @@ func (t *tracing) tally(ctx context.Context) (tally, error) {
 }
 
 // add takes one round's rate, with that of the untraced loop around it.
-func (c *comparison) add(r reading, untraced float64) {
+func (c *comparison) add(r, untraced reading) {
 	if r.perSecond == 0 {
 		return
 	}
 	c.rates = append(c.rates, r.perSecond)
-	c.Ratios = append(c.Ratios, untraced/r.perSecond)
+	c.Ratios = append(c.Ratios, untraced.perSecond/r.perSecond)
+	if r.cpu > 0 && untraced.cpu > 0 {
+		c.works = append(c.works, r.cpu.Seconds()/untraced.cpu.Seconds())
+	}
 	c.AtLeast = c.AtLeast || r.below
+}
+
+// mean is a reading between two.
+func mean(a, b reading) reading {
+	return reading{perSecond: (a.perSecond + b.perSecond) / 2, cpu: (a.cpu + b.cpu) / 2}
 }
 
 // finish sums the rounds up.
 func (c *comparison) finish() {
-	c.Rate, c.Records, c.CPU = median(c.rates), median(c.records), median(c.cpus)
+	c.Rate, c.Work, c.Records, c.CPU = median(c.rates), median(c.works), median(c.records), median(c.cpus)
 	if c.Tracer != "untraced" {
 		c.Slower = median(c.Ratios)
 		return

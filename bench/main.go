@@ -7,6 +7,7 @@
 //	go run ./bench                      some minutes
 //	go run ./bench -smoke               about a minute, to see that everything works
 //	go run ./bench -only getppid,tar    these loops alone
+//	go run ./bench -only attach,memory  these parts alone; there are processes and tracers, too
 //	go run ./bench -json                one JSON object a line instead of the tables
 //
 // The parts are also Go benchmarks: go test -bench . ./bench
@@ -30,7 +31,7 @@ func main() {
 	var o options
 	flag.BoolVar(&o.smoke, "smoke", false, "take short measurements: numbers are rough")
 	flag.BoolVar(&o.json, "json", false, "print one JSON object a line")
-	flag.StringVar(&o.only, "only", "", "measure these loops alone (names, separated by commas)")
+	flag.StringVar(&o.only, "only", "", "measure these parts and loops alone (names, separated by commas)")
 	flag.StringVar(&o.kernel, "kernel", "6.1-cloud", "kernel of the guest")
 	flag.StringVar(&o.cpu, "cpu", "max", "QEMU's -cpu for the guest")
 	flag.Parse()
@@ -47,22 +48,28 @@ func main() {
 type options struct {
 	smoke  bool
 	json   bool
-	only   string // names of loops; empty: everything
+	only   string // names of parts and loops; empty: everything
 	kernel string // as testvm names it
 	cpu    string
 }
 
-// wants says whether a loop is to be measured.
+// wants says whether a part, or a loop, is to be measured.
 func (o *options) wants(name string) bool {
 	return o.only == "" || slices.Contains(strings.Split(o.only, ","), name)
 }
+
+// wantsLoop says it of a loop: all of them if their part is wanted by name.
+func (o *options) wantsLoop(l loop) bool { return o.wants(l.name) || o.wants(tracersPart) }
+
+// tracersPart is the name of the part that has the loops.
+const tracersPart = "tracers"
 
 // span is how long a measurement of a rate takes.
 func (o *options) span() time.Duration {
 	if o.smoke {
 		return 300 * time.Millisecond
 	}
-	return 1500 * time.Millisecond
+	return time.Second
 }
 
 // spanOf is the span for a loop: of a job there have to be several rounds.
@@ -84,7 +91,7 @@ func (o *options) settle() time.Duration {
 	if o.smoke {
 		return 100 * time.Millisecond
 	}
-	return 500 * time.Millisecond
+	return 400 * time.Millisecond
 }
 
 // patience is how long a loop may take for one round.
@@ -92,7 +99,7 @@ func (o *options) patience() time.Duration {
 	if o.smoke {
 		return 5 * time.Second
 	}
-	return 20 * time.Second
+	return 12 * time.Second
 }
 
 // rounds is how often a loop is measured under each tracer; the median counts.
@@ -132,12 +139,12 @@ func run(ctx context.Context, out, progress io.Writer, o *options) error {
 		name    string
 		measure func(context.Context, *env, *table) error
 	}{
-		{"attach and identify", measureAttach},
+		{"attach", measureAttach},
 		{"memory", measureMemory},
 		{"processes", measureProcesses},
-		{"tracers", measureTracers},
+		{tracersPart, measureTracers},
 	} {
-		if o.only != "" && part.name != "tracers" {
+		if !o.wants(part.name) && (part.name != tracersPart || !slices.ContainsFunc(loops, o.wantsLoop)) {
 			continue
 		}
 		fmt.Fprintf(progress, "%s measuring %s\n", time.Now().UTC().Format(time.TimeOnly), part.name)

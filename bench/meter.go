@@ -4,7 +4,10 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/vitrine-vmi/vitrine"
@@ -16,6 +19,7 @@ import (
 // traced like any other, and take a traced guest long.
 type meter struct {
 	read func() (uint64, error)
+	used func() time.Duration // processor time of QEMU
 }
 
 // startLoop starts a workload and returns its meter.
@@ -36,7 +40,27 @@ func (e *env) startLoop(ctx context.Context, l *loop) (*meter, int, error) {
 	if err != nil {
 		return nil, 0, fmt.Errorf("find counter of %s: %w", l.name, err)
 	}
-	return &meter{read: counterAt(as, arch.GVA(at))}, s.PID, nil
+	return &meter{counterAt(as, arch.GVA(at)), func() time.Duration { return processTime(e.vm.PID) }}, s.PID, nil
+}
+
+// processTime is how long the threads of a process have run; those that have
+// ended are not counted, and QEMU's processors don't end.
+func processTime(pid int) time.Duration {
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+	if err != nil {
+		panic(err) // the pattern is right
+	}
+	sum := int64(0)
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			continue // it has just ended
+		}
+		first, _, _ := strings.Cut(string(b), " ")
+		ns, _ := strconv.ParseInt(first, 10, 64)
+		sum += ns
+	}
+	return time.Duration(sum)
 }
 
 func counterAt(as *vitrine.AddressSpace, at arch.GVA) func() (uint64, error) {
@@ -49,10 +73,11 @@ func counterAt(as *vitrine.AddressSpace, at arch.GVA) func() (uint64, error) {
 	}
 }
 
-// reading is a rate of rounds. When none ended in the time, perSecond is what
-// it is below of.
+// reading is a rate of rounds, and the processor time of QEMU that each took.
+// When none ended in the time, perSecond is what it is below of.
 type reading struct {
 	perSecond float64
+	cpu       time.Duration
 	below     bool
 }
 
@@ -82,25 +107,26 @@ func joinErr(err error, ctx context.Context) error {
 }
 
 // rate measures from the end of a round to that of another, for the span at
-// least and the limit at most. Host time counts: the guest's own clock stands
-// still while the guest does.
+// least; a round may take as long as the limit. Host time counts: the guest's
+// own clock stands still while the guest does.
 func (m *meter) rate(ctx context.Context, span, limit time.Duration) (reading, error) {
-	end := time.Now().Add(limit)
 	first, begin, changed, err := m.next(ctx, limit)
 	if err != nil || !changed {
-		return reading{1 / limit.Seconds(), true}, err
+		return reading{perSecond: 1 / limit.Seconds(), below: true}, err
 	}
+	used := m.used()
 	select {
 	case <-time.After(span):
 	case <-ctx.Done():
 		return reading{}, ctx.Err()
 	}
-	last, at, changed, err := m.next(ctx, time.Until(end))
+	last, at, _, err := m.next(ctx, limit)
 	if err != nil {
 		return reading{}, err
 	}
-	if !changed && last == first {
-		return reading{1 / at.Sub(begin).Seconds(), true}, nil
+	took, cpu := at.Sub(begin).Seconds(), m.used()-used
+	if last == first {
+		return reading{perSecond: 1 / took, below: true}, nil
 	}
-	return reading{float64(last-first) / at.Sub(begin).Seconds(), false}, nil
+	return reading{perSecond: float64(last-first) / took, cpu: cpu / time.Duration(last-first)}, nil
 }

@@ -78,7 +78,7 @@ func (t *table) print(w io.Writer) error {
 	if err := tw.Flush(); err != nil {
 		return err
 	}
-	fmt.Fprintln(tw, "LOOP\tTRACER OF ALL CALLS\tRATE\tSLOWER\tSPREAD\tGOAL\tRECORDS\tLOST\tHOST CPU\tNOTE")
+	fmt.Fprintln(tw, "LOOP\tTRACER OF ALL CALLS\tRATE\tSLOWER\tSPREAD\tGOAL\tQEMU CPU\tRECORDS\tLOST\tHOST CPU\tNOTE")
 	for _, c := range t.compared {
 		fmt.Fprintln(tw, strings.Join(c.cells(), "\t"))
 	}
@@ -92,7 +92,7 @@ var goals = map[string]string{
 }
 
 func (c *comparison) cells() []string {
-	cells := []string{c.Loop, c.Tracer, "-", "-", "-", dash(goals[c.Loop+"/"+c.Tracer]), "-", "-", "-", c.Note}
+	cells := []string{c.Loop, c.Tracer, "-", "-", "-", dash(goals[c.Loop+"/"+c.Tracer]), "-", "-", "-", "-", c.Note}
 	if len(c.rates) == 0 {
 		return cells
 	}
@@ -102,11 +102,14 @@ func (c *comparison) cells() []string {
 	if len(c.Ratios) > 1 {
 		cells[4] = fmt.Sprintf("%s to %s, %d times", factor(slices.Min(c.Ratios)), factor(slices.Max(c.Ratios)), len(c.Ratios))
 	}
+	if c.Work > 0 {
+		cells[6] = factor(c.Work)
+	}
 	if c.Counts != "" {
-		cells[6], cells[7] = count(c.Records)+"/s", fmt.Sprint(c.Lost)
+		cells[7], cells[8] = count(c.Records)+"/s", fmt.Sprint(c.Lost)
 	}
 	if c.Tracer != "untraced" && !c.Inside {
-		cells[8] = fmt.Sprintf("%.0f%%", c.CPU)
+		cells[9] = fmt.Sprintf("%.0f%%", c.CPU)
 	}
 	return cells
 }
