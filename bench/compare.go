@@ -34,6 +34,7 @@ type comparison struct {
 
 // measureTracers measures each loop under each tracer.
 func measureTracers(ctx context.Context, e *env, t *table) error {
+	defer t.addStops()
 	for i := range loops {
 		l := &loops[i]
 		if !e.o.wantsLoop(*l) {
@@ -43,7 +44,6 @@ func measureTracers(ctx context.Context, e *env, t *table) error {
 			return fmt.Errorf("%s: %w", l.name, err)
 		}
 	}
-	t.addStops()
 	return nil
 }
 
@@ -60,6 +60,7 @@ func (e *env) compare(ctx context.Context, t *table, l *loop) error {
 	for i := range tracers {
 		all = append(all, &comparison{Loop: l.name, Tracer: tracers[i].name, Thing: l.thing, Counts: tracers[i].records, Inside: tracers[i].inside})
 	}
+	defer t.addCompared(all)
 	base, err := e.untraced(ctx, m, l, all[0])
 	if err != nil {
 		return err
@@ -85,12 +86,6 @@ func (e *env) compare(ctx context.Context, t *table, l *loop) error {
 			}
 			c.add(r, mean(base, after))
 			base = after
-		}
-	}
-	for _, c := range all {
-		if len(c.rates) > 0 || c.Note != "" {
-			c.finish()
-			t.compared = append(t.compared, c)
 		}
 	}
 	return nil

@@ -15,6 +15,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -148,16 +149,18 @@ func run(ctx context.Context, out, progress io.Writer, o *options) error {
 			continue
 		}
 		fmt.Fprintf(progress, "%s measuring %s\n", time.Now().UTC().Format(time.TimeOnly), part.name)
-		if err := part.measure(ctx, e, &t); err != nil {
-			return fmt.Errorf("measure %s: %w", part.name, err)
+		if err = part.measure(ctx, e, &t); err != nil {
+			err = fmt.Errorf("measure %s: %w", part.name, err)
+			break
 		}
 	}
 	t.setting = fmt.Sprintf("guest: %s, -cpu %s, %d vCPUs, %d MiB, TCG; host: %s, %d CPUs, load %s",
 		e.k.Release(), o.cpu, e.g.CPUs(), e.g.MemoryBytes()>>20, cpuModel(), runtime.NumCPU(), loadAverage())
+	// What was measured before a failure, or an interrupt, has taken minutes.
 	if o.json {
-		return t.writeJSON(out)
+		return errors.Join(err, t.writeJSON(out))
 	}
-	return t.print(out)
+	return errors.Join(err, t.print(out))
 }
 
 // cpuModel returns what the host's processor calls itself.

@@ -31,6 +31,16 @@ func (t *table) add(what, value, goal, note string) {
 	t.rows = append(t.rows, row{what, value, goal, note})
 }
 
+// addCompared adds the comparisons that were made, or cannot be.
+func (t *table) addCompared(all []*comparison) {
+	for _, c := range all {
+		if len(c.rates) > 0 || c.Note != "" {
+			c.finish()
+			t.compared = append(t.compared, c)
+		}
+	}
+}
+
 // addStops adds how long the guest stands still while implants come and go.
 func (t *table) addStops() {
 	var in, out []float64
