@@ -123,15 +123,16 @@ func (l *layout) compile(ctx context.Context, dir string) error {
 	if l.Arch == "x86" {
 		emulation, entry = "elf_i386", "entry32.S"
 	}
+	parts := append(slices.Clone(kernelSources), entry)
 	var objects []string
-	steps := [][]string{
-		append([]string{"gcc", "-c", "-o", "prog.o", "prog.c", "-fPIE"}, flags...),
-		{"ld", "-m", emulation, "-T", "prog.ld", "-o", "prog.elf", "prog.o"},
-		{"objcopy", "-O", "binary", "prog.elf", "prog.bin"},
+	for _, s := range parts {
+		objects = append(objects, strings.TrimSuffix(s, filepath.Ext(s))+".o")
 	}
-	for _, s := range append(slices.Clone(kernelSources), entry) {
-		steps = append(steps, append([]string{"gcc", "-c", "-o", s + ".o", s}, flags...))
-		objects = append(objects, s+".o")
+	steps := [][]string{
+		append([]string{"gcc", "-c", "-fPIE", "-o", "program.o", "program.c"}, flags...),
+		{"ld", "-m", emulation, "-T", "program.ld", "-o", "program.elf", "program.o"},
+		{"objcopy", "-O", "binary", "program.elf", "program.bin"},
+		slices.Concat([]string{"gcc", "-c"}, flags, parts),
 	}
 	loader := append([]string{"-m32", "-march=i686", "-fno-pic", l.flags()[len(l.flags())-1]}, commonFlags...)
 	loaded := "alloc,load,contents"

@@ -2,5 +2,5 @@
 	.section .rdata, "a"
 	.globl prog, prog_end
 	.balign 16
-prog:	.incbin "prog.bin"
+prog:	.incbin "program.bin"
 prog_end:
