@@ -187,6 +187,7 @@ void cpu_init(int n)
 	load(c);
 	outb(0x21, 0xff); // the firmware's interrupts come at the vectors of exceptions
 	outb(0xa1, 0xff);
+	apic(0x350, 0x10000); // nor do those of the old interrupt controller come
 	apic(0xf0, 0x1ff);
 }
 
@@ -209,9 +210,7 @@ static void ap_main(void)
 	int n = started;
 	set_cr3(system_root);
 	cpu_init(n);
-	cpus[n].cur = cpus[n].idle;
-	set_kernel_stack(&cpus[n], cpus[n].idle);
-	PT(cpus[n].prcb, KPRCB_CurrentThread) = PT(cpus[n].prcb, KPRCB_IdleThread) = cpus[n].idle->et;
+	idle_begins(&cpus[n]);
 	__atomic_store_n(&started, n + 1, __ATOMIC_RELEASE);
 	klock();
 	timer();

@@ -116,14 +116,10 @@ void KiSystemStartup(void)
 	image_init();
 	objects_init();
 	process_init();
-	cpus[0].cur = cpus[0].idle;
-	cpus[0].idle->cpu = 0;
+	idle_begins(&cpus[0]);
 	syscalls_init();
 	ntdll_init();
 	first_processes();
-	PT(cpus[0].prcb, KPRCB_CurrentThread) = PT(cpus[0].prcb, KPRCB_IdleThread) = cpus[0].idle->et;
-	cpus[0].idle->state = Running;
-	set_kernel_stack(&cpus[0], cpus[0].idle);
 	cpus_start(n);
 	image_protect();
 	klock();

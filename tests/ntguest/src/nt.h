@@ -238,6 +238,7 @@ extern int ndrivers;
 // sched.c
 void kernel_threads(void);
 void ready(struct thread *t);
+void idle_begins(struct cpu *c);
 void schedule(void);
 void tick(void);
 void sleep_ticks(u32 n);

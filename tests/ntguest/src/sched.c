@@ -35,6 +35,16 @@ static struct thread *take(void)
 	return t;
 }
 
+// idle_begins makes a processor's idle thread the one that it runs.
+void idle_begins(struct cpu *c)
+{
+	c->cur = c->idle;
+	c->idle->cpu = (int)(c - cpus);
+	state(c->idle, Running);
+	PT(c->prcb, KPRCB_CurrentThread) = PT(c->prcb, KPRCB_IdleThread) = c->idle->et;
+	set_kernel_stack(c, c->idle);
+}
+
 // schedule gives the processor to who is next, or to its idle thread.
 void schedule(void)
 {
@@ -57,8 +67,7 @@ void schedule(void)
 	U32(new->et, KTHREAD_ContextSwitches)++;
 	PT(c->prcb, KPRCB_CurrentThread) = new->et;
 	set_kernel_stack(c, new);
-	if (new->proc->root != old->proc->root)
-		set_cr3(new->proc->root);
+	set_cr3(new->proc->root); // also the same one: what another processor has unmapped must not be remembered here
 	swap_context(&old->sp, new->sp);
 }
 
