@@ -47,6 +47,7 @@ var sizes = map[string]uint64{
 	"signal_struct.nr_threads": 4, "signal_struct.live": 4, "signal_struct.thread_head": 16, "cred.uid": 4, "cred.gid": 4,
 	"file.f_flags": 4, "file.f_mode": 4, "fdtable.max_fds": 4, "dentry.d_name.len": 4, "dentry.d_shortname": 40, "dentry.d_iname": 32,
 	"module.state": 4, "module.list": 16, "module.name": 56, "module.core_layout.size": 4, "module.init_layout.size": 4,
+	"xa_node.shift": 4, "pid.level": 4, "cgroup_root.hierarchy_id": 4, "cgroup_root.subsys_mask": 4, "css_set.cgrp_links": 16, "cgrp_cset_link.cgrp_link": 16, "task_struct.pid_links": 64,
 	"worker.desc": 32, "vm_area_struct.vm_rb": 24, "timekeeper": 64, "mount.mnt": 32,
 }
 
@@ -57,6 +58,7 @@ var fixed = map[string]member{
 	"maple_range_64.pivot": {8, 120}, "maple_range_64.slot": {128, 128},
 	"maple_arange_64.pivot": {8, 72}, "maple_arange_64.slot": {80, 80},
 	"module.mem": {200, 72}, "module.mem[0].base": {200, 8}, "module.mem[0].size": {212, 4}, "module.mem[1].base": {224, 8},
+	"xa_node.slots": {40, 512}, "pid.numbers": {128, 0}, "cgroup_root.name": {500, 64},
 	"tk_data.timekeeper": {8, 64}, "anon_vma_name.name": {4, 0},
 }
 
@@ -98,6 +100,7 @@ func makeUp(old bool) *madeUp {
 	if !old {
 		f.fields["anon_vma_name.name"] = fixed["anon_vma_name.name"]
 	}
+	f.fields["pid.numbers"] = fixed["pid.numbers"]
 	return f
 }
 

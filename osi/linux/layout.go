@@ -2,6 +2,7 @@ package linux
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/vitrine-vmi/vitrine/arch"
@@ -52,11 +53,12 @@ type layout struct {
 	}
 	task struct {
 		shape
-		state, exitState, flags, cpu      member
-		tasks, threadNode                 member
-		pid, tgid, realParent, leader     member
-		comm, realCred, mm, startBoottime member
-		signal, files, fs, kthread        member
+		state, exitState, flags, cpu       member
+		tasks, threadNode                  member
+		pid, tgid, realParent, leader      member
+		comm, realCred, mm, startBoottime  member
+		signal, files, fs, kthread         member
+		pidLinks, thread, nsproxy, cgroups member
 	}
 	signal struct {
 		shape
@@ -107,7 +109,7 @@ type layout struct {
 	}
 	fs struct {
 		shape
-		pwdMnt, pwdDentry member
+		pwdMnt, pwdDentry, rootMnt, rootDentry member
 	}
 	dentry struct {
 		shape
@@ -172,6 +174,7 @@ type layout struct {
 		shape
 		timekeeper member
 	}
+	confine confineLayout
 	pcpuHot struct { // 6.2 to 6.14
 		shape
 		current member
@@ -192,7 +195,7 @@ type group struct {
 }
 
 func (l *layout) groups() []group {
-	return append(l.taskGroups(), append(l.memoryGroups(), l.fileGroups()...)...)
+	return slices.Concat(l.taskGroups(), l.memoryGroups(), l.fileGroups(), l.confine.groups())
 }
 
 func (l *layout) taskGroups() []group {
@@ -209,9 +212,10 @@ func (l *layout) taskGroups() []group {
 			{&t.startBoottime, "start_boottime|real_start_time"}, // 5.5 renamed it
 			{&t.signal, "signal"}, {&t.files, "files"}, {&t.fs, "fs"},
 			{&t.kthread, "?worker_private|set_child_tid"}, // 5.17 moved struct kthread's pointer
+			{&t.pidLinks, "?pid_links"}, {&t.thread, "?thread_pid"}, {&t.nsproxy, "?nsproxy"}, {&t.cgroups, "?cgroups"},
 		}},
 		{"signal_struct", &s.shape, []row{{&s.nrThreads, "nr_threads"}, {&s.threadHead, "thread_head"}, {&s.live, "live"}}},
-		{"cred", &c.shape, []row{{&c.uid, "uid"}, {&c.gid, "gid"}}},
+		{"cred", &c.shape, []row{{&c.uid, "uid"}, {&c.gid, "gid"}, {&l.confine.userNS, "?user_ns"}}},
 		{"?kthread", &k.shape, []row{{&k.data, "?data"}, {&k.fullName, "?full_name"}}}, // full_name: 5.17
 		{"?worker", &w.shape, []row{{&w.desc, "?desc"}, {&w.currentWork, "?current_work"}, {&w.pool, "?pool"}}},
 		{"?timekeeper", &tk.shape, []row{
@@ -263,7 +267,7 @@ func (l *layout) fileGroups() []group {
 			{&t.maxFDs, "max_fds"}, {&t.fd, "fd"}, {&t.closeOnExec, "close_on_exec"}, {&t.openFDs, "open_fds"},
 		}},
 		{"files_struct", &l.files.shape, []row{{&l.files.fdt, "fdt"}}},
-		{"fs_struct", &l.fs.shape, []row{{&l.fs.pwdMnt, "pwd.mnt"}, {&l.fs.pwdDentry, "pwd.dentry"}}},
+		{"fs_struct", &l.fs.shape, []row{{&l.fs.pwdMnt, "pwd.mnt"}, {&l.fs.pwdDentry, "pwd.dentry"}, {&l.fs.rootMnt, "root.mnt"}, {&l.fs.rootDentry, "root.dentry"}}},
 		{"dentry", &d.shape, []row{
 			{&d.pprev, "d_hash.pprev"}, {&d.parent, "d_parent"},
 			{&d.name, "d_name.name|__d_name.name"}, {&d.len, "d_name.len|__d_name.len"}, // a union since 6.16
@@ -301,6 +305,7 @@ func newLayout(k facts) (*layout, error) {
 		return nil, fmt.Errorf("understand the kernel's structures: missing %s", strings.Join(missing, ", "))
 	}
 	l.resolveAnonName(k)
+	l.confine.resolve(k)
 	return l, nil
 }
 

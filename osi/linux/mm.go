@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/arch"
@@ -136,6 +137,7 @@ func (s *system) readUser(root arch.GPA, va arch.GVA, n uint64) ([]byte, error) 
 			return out, err
 		}
 		part := min(n-uint64(len(out)), uint64(arch.PageSize-at%arch.PageSize))
+		out = slices.Grow(out, int(part))
 		got, err := s.g.ReadPhysical(out[len(out):len(out)+int(part)], m.Addr)
 		out = out[:len(out)+got]
 		if err != nil {

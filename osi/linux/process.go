@@ -85,8 +85,17 @@ func (s *system) Process(ctx context.Context, h osi.Handle) (osi.Process, error)
 	return s.settled(&t, s.bootTime(), s.newResolver(s.kernel))
 }
 
-// ProcessByPID implements osi.System.
+// ProcessByPID implements osi.System. It corresponds to init_pid_ns.idr; what is
+// not found there, as the tree was just changing, is looked for on the list.
 func (s *system) ProcessByPID(ctx context.Context, pid int) (osi.Process, error) {
+	if err := ctx.Err(); err != nil {
+		return osi.Process{}, err
+	}
+	if task, ok := s.taskByID(pid); ok {
+		if p, err := s.Process(ctx, osi.Handle{Task: task}); p.PID == pid {
+			return p, err
+		}
+	}
 	all, err := s.leaders(ctx)
 	for _, addr := range all {
 		id, readErr := s.kernel.ReadUint32(addr + arch.GVA(s.l.task.tgid.off))

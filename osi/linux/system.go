@@ -23,6 +23,8 @@ type system struct {
 	timekeeper arch.GVA // 0 when it could not be found or believed
 	tkSequence arch.GVA // its sequence count
 	specialOps arch.GVA // special_mapping_vmops, 0 when the symbol is missing
+	pidNS      arch.GVA // init_pid_ns, likewise
+	subsystems arch.GVA // cgroup_subsys, likewise
 
 	tasks sync.Pool // of *[]byte, each as long as the shape of task_struct
 }
@@ -48,6 +50,8 @@ func open(ctx context.Context, g *vitrine.Guest, k facts, kernel *vitrine.Addres
 		return nil, fmt.Errorf("open linux provider: %w", err)
 	}
 	s.modules, _ = k.Symbol("modules")
+	s.pidNS, _ = k.Symbol("init_pid_ns")
+	s.subsystems, _ = k.Symbol("cgroup_subsys")
 	s.specialOps, _ = k.Symbol("special_mapping_vmops")
 	s.timekeeper = s.findTimekeeper(ctx)
 	return s, nil

@@ -33,6 +33,8 @@ type task struct {
 	cred, mm          arch.GVA
 	signal, files, fs arch.GVA
 	kthread           arch.GVA
+	thread            arch.GVA // struct pid
+	nsproxy, cgroups  arch.GVA
 }
 
 // readTask reads the task_struct at addr. It fails with ErrNoProcess when what
@@ -51,6 +53,7 @@ func (s *system) readTask(addr arch.GVA) (task, error) {
 		comm: r.str(l.comm), startBoottime: time.Duration(r.uint(l.startBoottime)),
 		leader: r.ptr(l.leader), parent: r.ptr(l.realParent), cred: r.ptr(l.realCred), mm: r.ptr(l.mm),
 		signal: r.ptr(l.signal), files: r.ptr(l.files), fs: r.ptr(l.fs), kthread: r.ptr(l.kthread),
+		thread: r.ptr(l.thread), nsproxy: r.ptr(l.nsproxy), cgroups: r.ptr(l.cgroups),
 	}
 	if t.pid < 0 || t.pid > maxTasks || t.tgid < 0 || t.tgid > maxTasks || kernelPointer(t.leader) != nil {
 		return task{}, fmt.Errorf("read task at %v: %w", addr, osi.ErrNoProcess)
