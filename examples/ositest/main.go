@@ -5,8 +5,8 @@
 //	ositest [-n SWITCHES] [-every PERIOD] QMP-SOCKET
 //
 // It looks at the guest by its memory every now and then and never stops it, so
-// it misses switches between two looks. To be told of every single one, trace
-// the guest's scheduler with package probe.
+// it misses switches between two looks. To be told of every single one, use
+// osi.Events with EventsOptions.TaskChanges, which hooks the guest's scheduler.
 package main
 
 import (

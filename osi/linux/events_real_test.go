@@ -18,6 +18,7 @@ import (
 	"github.com/vitrine-vmi/vitrine/kernel"
 	"github.com/vitrine-vmi/vitrine/osi"
 	"github.com/vitrine-vmi/vitrine/probe"
+	"github.com/vitrine-vmi/vitrine/vitrinetest/providertest"
 )
 
 // count returns how many of something to do: VITRINE_TEST_EVENTS, in percent of
@@ -110,44 +111,6 @@ func (r *recorder) stop(t testing.TB) []osi.Event {
 	return r.all()
 }
 
-// checkLives checks what must hold whatever the guest does: each process begins
-// once and before all else of it, ends once and after all else, and has a parent
-// that was there.
-func checkLives(t *testing.T, events []osi.Event) {
-	t.Helper()
-	const (
-		alive = iota + 1
-		over
-	)
-	state := map[string]int{}
-	bad := 0
-	complain := func(i int, why string) {
-		if bad++; bad <= 10 {
-			t.Errorf("event %d, %s: %+v", i, why, events[i])
-		}
-	}
-	for i := range events {
-		e := &events[i]
-		begins := e.Kind == osi.EventExisting || e.Kind == osi.EventStart
-		switch s := state[e.ID]; {
-		case e.Err != nil:
-			complain(i, "has an error")
-		case begins && s != 0:
-			complain(i, "begins twice")
-		case !begins && s != alive:
-			complain(i, "comes before its begin or after its end")
-		case e.Kind == osi.EventStart && state[e.ParentID] != alive:
-			complain(i, "has no living parent")
-		}
-		if begins {
-			state[e.ID] = alive
-		}
-		if e.Kind == osi.EventExit {
-			state[e.ID] = over
-		}
-	}
-}
-
 // TestEvents has guests with two processors do a lot. By default that is left to
 // TestRealGuests, which does less of it.
 func TestEvents(t *testing.T) {
@@ -161,7 +124,7 @@ func TestEvents(t *testing.T) {
 				vm := vmtest.Shared(t, &o)
 				g, _, _ := seen.Open(t, vm)
 				if engine == probe.Trap { // it takes that much longer
-					testLoops(t, vm, g, engine, count(2000, 0), count(200, 0))
+					testLoops(t, vm, g, engine, count(500, 0), count(50, 0))
 				} else {
 					testLoops(t, vm, g, engine, count(20000, 0), count(2000, 0))
 				}
@@ -210,7 +173,7 @@ func testLoops(t *testing.T, vm *testvm.VM, g *vitrine.Guest, engine probe.Engin
 	took := time.Since(began)
 	events := r.stop(t)
 	t.Logf("%d events in %v: %+v", len(events), took, r.session.Stats())
-	checkLives(t, events)
+	providertest.Events(t, events)
 	for _, l := range loops {
 		checkLoop(t, events, l)
 	}

@@ -46,6 +46,11 @@ func TestRealGuests(t *testing.T) {
 			vm := vmtest.Boot(t, &o)
 			g, _, sys := seen.Open(t, vm)
 			t.Run("conformance", func(t *testing.T) { testConformance(t, vm, g, sys) })
+			if o.Kernel == "6.1-cloud" || os.Getenv("VITRINE_TEST_EVENTS") != "" {
+				t.Run("confinement", func(t *testing.T) { testConfinement(t, vm, sys) })
+				t.Run("lives", func(t *testing.T) { testLives(t, vm, g) })
+				t.Run("lists agree with events", func(t *testing.T) { testListsAgree(t, vm, g, count(1000, 20)) })
+			}
 			t.Run("events by implant", func(t *testing.T) { testLoops(t, vm, g, probe.Implant, 200, 40) })
 			if o.Kernel == "6.1-cloud" { // each hit stops the guest
 				t.Run("events by trap", func(t *testing.T) { testLoops(t, vm, g, probe.Trap, 20, 6) })
