@@ -25,6 +25,7 @@ type files struct {
 	sys    existing
 	now    uint64 // counts entries and returns
 	lost   uint64 // records, when that was last asked
+	added  int    // names since they were last counted
 	tables map[int]*fdTable
 	births map[int]*fdTable // of children that have made no call yet, by process id
 	// before holds the tasks that were there when the trace began, nil while that
@@ -40,6 +41,7 @@ const (
 	maxTables = 1 << 13
 	maxFDs    = 1 << 12
 	maxForks  = 64
+	maxNames  = 1 << 18 // of all processes; they are counted each time that a quarter has been added
 )
 
 // fdOp is what a call does to descriptors.
@@ -121,6 +123,23 @@ func (fs *files) forget() {
 	clear(fs.births)
 }
 
+// add counts names that are noted, and forgets all when there are too many.
+func (fs *files) add(n int) {
+	if fs.added += n; fs.added < maxNames/4 {
+		return
+	}
+	fs.added = 0
+	total := 0
+	for _, tables := range []map[int]*fdTable{fs.tables, fs.births} {
+		for _, t := range tables {
+			total += len(t.names)
+		}
+	}
+	if total > maxNames {
+		fs.forget()
+	}
+}
+
 // of returns the table of a thread's process.
 func (fs *files) of(th *probe.Thread) *fdTable {
 	if fs.before == nil {
@@ -180,6 +199,7 @@ func (fs *files) inherit(parent *fdTable, f *inFlight) *fdTable {
 			t.names[fd] = n
 		}
 	}
+	fs.add(len(t.names))
 	return t
 }
 
@@ -349,6 +369,7 @@ func (fs *files) made(f *inFlight, t *fdTable, ret int64) string {
 		f.name.path = "" // it may have been another file by the time that it was taken
 	}
 	t.put(int(int32(ret)), f.name, f.start, fs.now)
+	fs.add(1)
 	if t.off && f.fn.fd != fdOpen {
 		return ""
 	}

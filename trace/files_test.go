@@ -262,6 +262,21 @@ func TestFilesAreBounded(t *testing.T) {
 	}
 }
 
+func TestNamesAreBounded(t *testing.T) {
+	s, parent := newStory(t), thread(1, 1, 1)
+	for i := range 1000 {
+		s.openat(parent, fmt.Sprint("/", i), 0, int64(i))
+	}
+	for i := range 2000 {
+		s.call(parent, "fork", "", int64(10+i))
+		s.of(thread(10+i, 10+i, 1))
+		if s.of(parent); len(s.of(parent).names) == 0 {
+			return // all was forgotten
+		}
+	}
+	t.Error("2,000,000 names are remembered")
+}
+
 func TestFollowsFiles(t *testing.T) {
 	var all []entry
 	for _, n := range fdNeeded {

@@ -114,6 +114,9 @@ func (c *caller) traced(en entry) *traced {
 func (c *caller) at(h *probe.Hit, f *inFlight) {
 	m := &c.moment
 	*m = moment{time: h.Time, ran: h.Ran, cpu: h.CPU, thread: &h.Thread}
+	if h.Sync() && f.fn.fd > fdNew {
+		c.files = nil // it comes out of the order of what is recorded
+	}
 	if c.files != nil {
 		c.files.check(c.session.Lost())
 		c.table = tableFiles{t: c.files.of(&h.Thread)}
