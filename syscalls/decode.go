@@ -63,13 +63,18 @@ func (o *Options) withDefaults() Options {
 	}
 }
 
-// Call is one system call as it was seen in the guest.
+// Call is one system call as it was seen in the guest. Its number and name stay
+// once a Decoder has seen it.
 type Call struct {
 	NR       int    // number; not used if Name is set
 	Name     string // name without prefix ("openat"), or empty
 	Args     [6]uint64
 	Ret      int64
 	Returned bool // Ret is valid
+
+	// What the table of has of it: a decoder looks it up once.
+	of    *Table
+	entry *entry
 }
 
 // Arg is one decoded argument.
@@ -163,6 +168,9 @@ func (x *decoding) release() {
 // pointer until Return. Arguments that the call does not use are left out:
 // open's mode without O_CREAT. The resolver may be nil.
 func (d *Decoder) Enter(dst []Arg, c *Call, m Memory, r Resolver) []Arg {
+	if len(d.table.lookup(c).params) == 0 {
+		return dst
+	}
 	x := d.start(c, m, r)
 	defer x.release()
 	n := d.used(x.e, c)
@@ -193,15 +201,18 @@ func (d *Decoder) Return(args []Arg, c *Call, m Memory, r Resolver) {
 	if !c.Returned {
 		return
 	}
+	ok := !IsError(d.result(c))
+	if !anyIncomplete(args, ok) {
+		return
+	}
 	x := d.start(c, m, r)
 	defer x.release()
-	ok := !IsError(d.result(c))
 	if ok && (x.e.name == "execve" || x.e.name == "execveat") {
 		return // the memory that the arguments were in is gone
 	}
 	for i := range args[:min(len(args), len(x.e.kinds))] {
 		a := &args[i]
-		if a.Out && !ok || !a.Out && a.Err == nil {
+		if !a.incomplete(ok) {
 			continue
 		}
 		x.buf = x.buf[:0]
@@ -209,6 +220,19 @@ func (d *Decoder) Return(args []Arg, c *Call, m Memory, r Resolver) {
 		x.arg(i, x.e.kinds[i])
 		a.Text, a.Err = string(x.buf), x.errs[i]
 	}
+}
+
+// incomplete reports whether there is more to an argument when the call has
+// returned, with success if ok is set.
+func (a *Arg) incomplete(ok bool) bool { return a.Out && ok || !a.Out && a.Err != nil }
+
+func anyIncomplete(args []Arg, ok bool) bool {
+	for i := range args {
+		if args[i].incomplete(ok) {
+			return true
+		}
+	}
+	return false
 }
 
 // result is the returned value in the interface's width.

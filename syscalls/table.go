@@ -166,8 +166,15 @@ func (t *Table) Signature(name string) (Signature, bool) {
 	return Signature{e.name, e.params}, true
 }
 
-// lookup returns what is known of a call, never nil.
+// lookup returns what is known of a call, never nil, and notes it in the call.
 func (t *Table) lookup(c *Call) *entry {
+	if c.of != t {
+		c.of, c.entry = t, t.find(c)
+	}
+	return c.entry
+}
+
+func (t *Table) find(c *Call) *entry {
 	if c.Name != "" {
 		if e := t.byName[c.Name]; e != nil {
 			return e
