@@ -117,11 +117,31 @@ func (b *ntBuilder) symbolFiles() []string {
 			out = append(out, p)
 			continue
 		}
-		for _, n := range b.storeNames() {
+		names := b.storeNames()
+		if names == nil {
+			names = looseFiles(p)
+		}
+		for _, n := range names {
 			out = append(out, filepath.Join(p, n))
 		}
 	}
 	return out
+}
+
+// maxLoose bounds how many files of a folder are tried one after the other.
+const maxLoose = 16
+
+// looseFiles lists the symbol files right in a folder: without the name that
+// the kernel gives all that can be done is try.
+func looseFiles(dir string) []string {
+	var out []string
+	for _, pattern := range []string{"nt*.json", "nt*.json.xz", "nt*.pdb"} {
+		found, _ := filepath.Glob(filepath.Join(dir, pattern))
+		for _, f := range found {
+			out = append(out, filepath.Base(f))
+		}
+	}
+	return out[:min(len(out), maxLoose)]
 }
 
 // inStore reports whether a file is one that a folder might have, not one that
@@ -179,7 +199,11 @@ func (b *ntBuilder) useSymbols(f *symbolFile, name string) {
 			b.names = append(b.names, Symbol{Name: name, Addr: b.k.base + arch.GVA(rva), Type: 'T'})
 		}
 	})
-	b.k.fact("symbols", fmt.Sprintf("%s, %d in %s", b.k.facts["symbols"], n, filepath.Base(name)))
+	by := fmt.Sprintf("%d in %s", n, filepath.Base(name))
+	if have := b.k.facts["symbols"]; have != "" {
+		by = have + ", " + by
+	}
+	b.k.fact("symbols", by)
 	b.finishSymbols()
 }
 

@@ -48,6 +48,7 @@ func (s *Session) Identify(ctx context.Context) error {
 	s.opts.step("identifying the guest's kernel")
 	k, err := kernel.Describe(ctx, s.guest, &kernel.Options{
 		CacheDir: s.opts.CacheDir, Wait: s.opts.wait(), Progress: s.opts.Progress,
+		Symbols: s.opts.Symbols, SymbolServer: s.opts.SymbolServer,
 	})
 	if err != nil && !s.guest.Info().Live { // what it is says why it may be
 		return fmt.Errorf("identify guest %q (%s): %w", s.target.Text, s.guest.Info().Access, err)

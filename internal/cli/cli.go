@@ -44,7 +44,10 @@ type env struct {
 	noCache bool
 	wait    time.Duration
 	layout  string
-	flags   *pflag.FlagSet // those above
+
+	symbols      []string
+	symbolServer string
+	flags        *pflag.FlagSet // those above
 }
 
 func newEnv(stdin io.Reader, stdout, stderr io.Writer) *env {
@@ -108,6 +111,8 @@ TARGET names a guest:
 	f.BoolVar(&e.noCache, "no-cache", false, "neither read nor write the cache of kernel facts")
 	f.DurationVar(&e.wait, "wait", 10*time.Second, "how long to wait for a guest that is still starting; given, also for one that does not exist yet")
 	f.StringVar(&e.layout, "layout", "", "TARGET is a file of raw memory, laid out so: flat, pc, q35 (as QEMU's machines), or START+SIZE@OFFSET,...")
+	f.StringSliceVar(&e.symbols, "symbols", nil, "of a Windows guest: a PDB or ISF file (.json, .json.xz) of its kernel, or a symbol store; may be given more than once")
+	f.StringVar(&e.symbolServer, "symbol-server", "", "of a Windows guest: the URL of a symbol server to ask for what --symbols does not have; without it the network is not used")
 	e.flags = f
 	c.AddCommand(e.listCmd(), e.infoCmd(), e.psCmd(), e.currentCmd(), e.modulesCmd(), e.libsCmd(),
 		e.mapsCmd(), e.filesCmd(), e.readCmd(), e.dumpCmd(), e.traceCmd(), e.eventsCmd(), e.repairCmd(), e.doctorCmd(), e.demoCmd())
@@ -144,7 +149,7 @@ func Command() *cobra.Command {
 
 // options are the options with which guests are opened.
 func (e *env) options() *app.Options {
-	o := &app.Options{Wait: e.wait, Layout: e.layout, Progress: e.progress.step}
+	o := &app.Options{Wait: e.wait, Layout: e.layout, Symbols: e.symbols, SymbolServer: e.symbolServer, Progress: e.progress.step}
 	if e.flags != nil && e.flags.Changed("wait") { // an unknown name is otherwise told at once
 		o.WaitThere = e.wait
 	}

@@ -100,7 +100,7 @@ func (s *system) Modules(ctx context.Context) iter.Seq2[osi.Module, error] {
 // triageDrivers yields the drivers that a triage dump lists.
 func (s *system) triageDrivers(yield func(osi.Module, error) bool) {
 	for _, d := range slices.Backward(s.triage.Drivers) {
-		m := osi.Module{Name: d.Name, Base: d.Base, Size: d.Size, Ranges: []osi.Range{{Start: d.Base, End: d.Base + arch.GVA(d.Size)}}}
+		m := osi.Module{Name: lastElement(d.Name), File: d.Name, Base: d.Base, Size: d.Size, Ranges: []osi.Range{{Start: d.Base, End: d.Base + arch.GVA(d.Size)}}}
 		if !yield(m, nil) {
 			return
 		}
