@@ -38,6 +38,9 @@ func layoutsToBoot() []string {
 // The guest that is laid out as NT is, live: what it says of itself is what is
 // found.
 func TestGuest(t *testing.T) {
+	if os.Getenv("VITRINE_TEST_NT_LAYOUTS") == "" {
+		t.Skip("skipped: it boots a guest; it runs with VITRINE_TEST_NT_LAYOUTS=all, or a list of layouts")
+	}
 	for _, layout := range layoutsToBoot() {
 		t.Run(layout, func(t *testing.T) {
 			g := ntguest.Boot(t, layout, nil)
