@@ -143,6 +143,7 @@ func run(ctx context.Context, out, progress io.Writer, o *options) error {
 		{"attach", measureAttach},
 		{"memory", measureMemory},
 		{"processes", measureProcesses},
+		{"images", measureImages},
 		{tracersPart, measureTracers},
 	} {
 		if !o.wants(part.name) && (part.name != tracersPart || !slices.ContainsFunc(loops, o.wantsLoop)) {

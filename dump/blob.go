@@ -1,11 +1,13 @@
 package dump
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"math"
 	"os"
 	"runtime/debug"
+	"sync"
 )
 
 // blob is the bytes of an image: those of a file, or those that a flattened
@@ -21,15 +23,12 @@ type blob interface {
 	slice(off, n uint64) []byte
 }
 
-// bulk is the size from which a read goes through the file instead of the
-// mapping, whose pages would stay in this process for as long as it lives.
-const bulk = 64 << 10
-
 // file is an image file, mapped where the host can.
 type file struct {
-	f    *os.File
-	n    uint64
-	data []byte // nil where it is not mapped
+	f     *os.File
+	n     uint64
+	data  []byte // nil where it is not mapped
+	pages pageCache
 }
 
 // openFile opens and maps a regular file or a block device.
@@ -74,11 +73,67 @@ func (b *file) readAt(p []byte, off uint64) (int, error) {
 	if off > b.n || uint64(len(p)) > b.n-off {
 		return 0, io.ErrUnexpectedEOF
 	}
-	if b.data != nil && len(p) < bulk {
-		return copy(p, b.data[off:]), nil
+	if len(p) >= filePage {
+		return b.f.ReadAt(p, int64(off))
 	}
-	return b.f.ReadAt(p, int64(off))
+	done := 0
+	for done < len(p) {
+		at := off + uint64(done)
+		n, err := b.pages.read(b, p[done:min(len(p), done+int(filePage-at%filePage))], at)
+		done += n
+		if err != nil {
+			return done, err
+		}
+	}
+	return done, nil
 }
+
+// Small reads go by a cache of pages, not through the mapping: a look through
+// it at one page brings 15 of its neighbours with it into this process's
+// memory, and a list of processes looks everywhere.
+const (
+	filePage  = 4096
+	filePages = 512 // a power of two
+)
+
+// pageCache keeps pages of a file that were read last, by their numbers.
+type pageCache struct {
+	mu    sync.Mutex
+	slots [filePages]*filePageSlot // guarded by mu
+}
+
+type filePageSlot struct {
+	off uint64
+	n   int // bytes that the file has of it
+	p   [filePage]byte
+}
+
+// read fills p, which lies in one page, from off.
+func (c *pageCache) read(b *file, p []byte, off uint64) (int, error) {
+	page, skip := off&^(filePage-1), int(off%filePage)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	slot := c.slots[page/filePage%filePages]
+	if slot == nil || slot.off != page {
+		if slot == nil {
+			slot = &filePageSlot{}
+			c.slots[page/filePage%filePages] = slot
+		}
+		slot.off = ^uint64(0)
+		n, err := b.f.ReadAt(slot.p[:], int64(page))
+		if err != nil && !errors.Is(err, io.EOF) {
+			return 0, err
+		}
+		slot.off, slot.n = page, n
+	}
+	if skip+len(p) > slot.n {
+		return 0, errShrunk
+	}
+	return copy(p, slot.p[skip:]), nil
+}
+
+// errShrunk is returned where a file has become shorter than it was.
+var errShrunk = errors.New("the file was cut off while it was read")
 
 func (b *file) slice(off, n uint64) []byte {
 	if b.data == nil || off > b.n || n > b.n-off {

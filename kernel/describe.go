@@ -298,6 +298,11 @@ func (d *describer) loadTypes(k *Kernel, f *found) {
 		k.lacks(fmt.Sprintf("BTF: section from %v to %v makes no sense", start, stop))
 		return
 	}
+	if f.early != nil && f.early.va == start && f.early.size == size {
+		k.types = newTypes(f.early.spec)
+		k.fact("types", fmt.Sprintf("btf in kernel memory (%d bytes)", size))
+		return
+	}
 	d.progress("reading types")
 	spec, err := btf.Load(k.copyImage(start, size))
 	if err != nil {

@@ -55,6 +55,7 @@ type found struct {
 	infoBy  string                // how info was found
 	release string
 	banner  string
+	early   *earlyTypes // types that were read before it was known where they are
 }
 
 // tryRoot looks for a Linux kernel through one page table.
@@ -64,6 +65,7 @@ func tryRoot(g *vitrine.Guest, r root, hints []hint) (*found, error) {
 		return nil, err
 	}
 	f := &found{root: r, image: im}
+	defer f.prefetchTypes()()
 	if !f.findByHint(hints) {
 		if err := f.findSymbols(); err != nil {
 			return nil, err
