@@ -134,6 +134,10 @@ func (g *Guest) WatchLife(ctx context.Context) <-chan LifeEvent {
 	return ch
 }
 
+// CanControl reports whether the backend can control virtual processors, by
+// which OpenControl does. It does not ask the guest.
+func (g *Guest) CanControl() bool { return g.control != nil }
+
 // OpenControl takes exclusive control of the virtual processors and stops
 // them; see Controller. Most callers want package probe instead.
 func (g *Guest) OpenControl(ctx context.Context) (Control, error) {

@@ -26,7 +26,7 @@ func openBackend(ctx context.Context, t Target, opts *Options) (g *vitrine.Guest
 	case TargetQMP:
 		g, err = qemu.Attach(ctx, t.Path, o)
 	case TargetPID:
-		g, err = qemu.AttachPID(ctx, t.PID, o)
+		g, err = attachPID(ctx, t.PID, o)
 	default:
 		g, err = qemu.AttachName(ctx, t.Text, o)
 	}
@@ -36,6 +36,20 @@ func openBackend(ctx context.Context, t Target, opts *Options) (g *vitrine.Guest
 		}
 	}
 	return g, err
+}
+
+// attachPID reaches the guest of a process: by its monitor where it is a QEMU
+// that has one, else by its memory alone.
+func attachPID(ctx context.Context, pid int, o *qemu.Options) (*vitrine.Guest, error) {
+	g, err := qemu.AttachPID(ctx, pid, o)
+	if !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, vitrine.ErrNotFound) {
+		return g, err
+	}
+	g, verr := attachVMM(ctx, pid)
+	if verr == nil {
+		return g, nil
+	}
+	return nil, fmt.Errorf("%w; %w", err, verr)
 }
 
 // openImage opens a memory image; layout says how raw memory is laid out, "" that

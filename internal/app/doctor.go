@@ -108,6 +108,10 @@ func diagnoseMemory(c *checker, s *Session) {
 // diagnoseState reports whether the guest runs.
 func diagnoseState(ctx context.Context, c *checker, s *Session) bool {
 	status, err := s.guest.Status(ctx)
+	if err == nil && s.guest.Info().Live && !s.guest.CanControl() {
+		c.report("state", CheckNote, "not known: there is no monitor to ask", "")
+		return true
+	}
 	switch {
 	case err != nil:
 		c.failure("state", err)
@@ -127,6 +131,11 @@ func diagnoseState(ctx context.Context, c *checker, s *Session) bool {
 // diagnoseEngines tells which engines could trace. They are prepared, not
 // started: that would stop the guest.
 func diagnoseEngines(c *checker, s *Session, running bool) {
+	if !s.guest.CanControl() {
+		c.report("tracing", CheckMissing, "there is no monitor by which virtual processors could be controlled: "+
+			"processes, memory and what they lead to can be read, registers and events cannot be had", "start QEMU with -qmp unix:PATH,server=on,wait=off")
+		return
+	}
 	for _, e := range []struct {
 		engine probe.Engine
 		how    string

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 
 	"github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/event"
@@ -46,6 +47,9 @@ func (s *Session) Identify(ctx context.Context) error {
 		return nil
 	}
 	s.opts.step("identifying the guest's kernel")
+	// What is made here is small and stays: collecting garbage in between takes
+	// as long as a step of it.
+	defer debug.SetGCPercent(debug.SetGCPercent(400))
 	k, err := kernel.Describe(ctx, s.guest, &kernel.Options{
 		CacheDir: s.opts.CacheDir, Wait: s.opts.wait(), Progress: s.opts.Progress,
 		Symbols: s.opts.Symbols, SymbolServer: s.opts.SymbolServer,

@@ -92,7 +92,7 @@ libraries, modules, memory and system calls. Nothing is installed in the guest.
 TARGET names a guest:
   NAME       the -name of a running QEMU, or a libvirt domain
   qmp:PATH   the QMP socket of a QEMU
-  pid:N      a QEMU process
+  pid:N      a QEMU process, or for reading that of any hypervisor
   PATH       a memory image: an ELF core, kdump, LiME, AVML, a Windows crash
              dump, or with --layout raw memory`,
 		SilenceUsage:  true,
