@@ -92,6 +92,12 @@ static u32 capture_one(u8 *buf, u32 used, struct func *f, u32 i, u32 flags, u64 
 	u64 from = args[c->arg < 6 ? c->arg : 0], next = 0;
 	u8 *to = buf + used;
 	int cut = 0;
+	if (c->kind == CAP_VIA) {
+		if (c->arg >= i || c->off + 12u > places[c->arg].size)
+			return CAP_NOT_NOW;
+		from = *(u64 *)(buf + places[c->arg].at + c->off);
+		next = *(u32 *)(buf + places[c->arg].at + c->off + 8);
+	}
 	if (!from)
 		return CAP_NOT_NOW;
 	switch (c->kind) {
@@ -104,12 +110,6 @@ static u32 capture_one(u8 *buf, u32 used, struct func *f, u32 i, u32 flags, u64 
 	case CAP_COUNT:
 		got = room < 4 ? CAP_NOT_NOW : count(to, from, wide);
 		break;
-	case CAP_VIA:
-		if (c->arg >= i || c->off + 12u > places[c->arg].size)
-			return CAP_NOT_NOW;
-		from = *(u64 *)(buf + places[c->arg].at + c->off);
-		next = *(u32 *)(buf + places[c->arg].at + c->off + 8);
-		/* fall through */
 	default:
 		got = buffer(to, max, c, from, args, next, result);
 	}
