@@ -29,6 +29,9 @@ func implantGuests() []testvm.Options {
 		{Kernel: "6.12-cloud", CPUs: 2},
 		{Kernel: "7.2-cloud", CPUs: 2, RAM: testvm.SharedMemfd},
 	}
+	if os.Getenv("VITRINE_TEST_MATRIX") != "" {
+		all = append(all, matrix...)
+	}
 	only := os.Getenv("VITRINE_TEST_KERNELS")
 	if only == "" {
 		return all
@@ -40,6 +43,27 @@ func implantGuests() []testvm.Options {
 		}
 	}
 	return some
+}
+
+// matrix is the machines beside those of implantGuests that VITRINE_TEST_MATRIX
+// adds: kernels, processors, 4- and 5-level paging ("max" has the fifth level),
+// page-table isolation, RAM of each kind. KASLR is on in all but one.
+var matrix = []testvm.Options{
+	{Kernel: "5.10-cloud", CPUs: 2, RAM: testvm.SharedMemfd},
+	{Kernel: "5.10-cloud", CPUs: 4, Cmdline: "pti=on no5lvl"},
+	{Kernel: "6.1", CPUs: 1},
+	{Kernel: "6.1-cloud", CPUs: 4, Cmdline: "pti=on"},
+	{Kernel: "6.1-cloud", CPUs: 1, Cmdline: "no5lvl", NoKASLR: true},
+	{Kernel: "6.1-rt", CPUs: 2, RAM: testvm.SharedMemfd},
+	{Kernel: "6.12", CPUs: 2, Cmdline: "pti=on no5lvl", RAM: testvm.SharedMemfd},
+	{Kernel: "6.12-cloud", CPUs: 4, RAM: testvm.SharedMemfd},
+	{Kernel: "7.2-cloud", CPUs: 1, Cmdline: "pti=on"},
+	{Kernel: "7.2-cloud", CPUs: 4, Cmdline: "no5lvl"},
+}
+
+// guestName names a machine of the matrix.
+func guestName(o *testvm.Options) string {
+	return strings.Join(strings.Fields(fmt.Sprint(o.Kernel, " ", o.CPUs, o.RAM, " ", o.CPU, " ", o.Cmdline)), " ")
 }
 
 // implantSession returns a session with the implant engine.
@@ -120,7 +144,7 @@ func (w *watcher) probes(k *kernel.Kernel, s *probe.Session, t testing.TB) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n, refused := 0, []string{}
+	var probes []*probe.Probe
 	for _, c := range calls {
 		path := map[string]int{"openat": 1, "unlinkat": 1}[c.Name]
 		p := &probe.Probe{Func: "__x64_sys_" + c.Name, User: probe.UserRegs64, Enter: func(h *probe.Hit) any { return w.enter(h, c.Name, path) },
@@ -128,13 +152,16 @@ func (w *watcher) probes(k *kernel.Kernel, s *probe.Session, t testing.TB) int {
 		if path != 0 {
 			p.Capture = []probe.Capture{{Arg: path, Max: 256, String: true}}
 		}
-		if _, err := s.Add(p); err != nil {
-			refused = append(refused, fmt.Sprintf("%s: %v", c.Name, err))
-			continue
-		}
-		n++
+		probes = append(probes, p)
 	}
-	t.Logf("%d system calls planted, %d refused: %.300v", n, len(refused), refused)
+	n := 0
+	planted, err := s.AddAll(probes)
+	for _, p := range planted {
+		if p != nil {
+			n++
+		}
+	}
+	t.Logf("%d system calls planted, %d refused: %.300v", n, len(probes)-n, err)
 	return n
 }
 
@@ -191,7 +218,7 @@ func checkSequence(t *testing.T, want []wire.SeqCall, got map[int][]*seenCall) {
 
 func TestImplant(t *testing.T) {
 	for _, o := range implantGuests() {
-		t.Run(fmt.Sprintf("%s-%d%s", o.Kernel, o.CPUs, o.RAM), func(t *testing.T) { testImplant(t, &o) })
+		t.Run(guestName(&o), func(t *testing.T) { testImplant(t, &o) })
 	}
 }
 
@@ -223,6 +250,9 @@ func testImplant(t *testing.T, o *testvm.Options) {
 	stop()
 	st := s.Stats()
 	st.PerFunc = nil
+	if st.Planting == 0 || st.Removing == 0 {
+		t.Error("the session does not tell how long the guest stood still")
+	}
 	t.Logf("%+v", st)
 	checkSequence(t, want, w.calls)
 	if st.Lost != 0 {
@@ -265,7 +295,7 @@ func TestImplantVictim(t *testing.T) {
 
 func TestImplantKilled(t *testing.T) {
 	for _, o := range implantGuests() {
-		t.Run(fmt.Sprintf("%s-%d%s", o.Kernel, o.CPUs, o.RAM), func(t *testing.T) { testImplantKilled(t, &o) })
+		t.Run(guestName(&o), func(t *testing.T) { testImplantKilled(t, &o) })
 	}
 }
 

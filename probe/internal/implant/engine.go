@@ -395,7 +395,7 @@ func (r *run) leave(cause error) error {
 	defer cancel()
 	m, err := take(ctx, r.e.cfg.Guest, r.e.cfg.Facts)
 	if err != nil {
-		return fmt.Errorf("take out implant: %w", err)
+		return fmt.Errorf("take out implant: %w; 'vitrine repair' does it later", err)
 	}
 	err = r.p.leave(ctx, m)
 	err = errors.Join(err, m.release())
