@@ -9,31 +9,31 @@ import (
 
 func TestCallsNest(t *testing.T) {
 	var c calls
-	c.enter(1, call{index: 10, sp: 0x900, value: "outer"})
-	c.prune(1, 0x800)
-	c.enter(1, call{index: 11, sp: 0x800, value: "inner"})
-	c.enter(2, call{index: 12, sp: 0x900, value: "other"})
-	if v, ok := c.leave(1, 11); !ok || v != "inner" {
-		t.Errorf("leave = %v, %v; want inner", v, ok)
+	c.enter(c.of(1), call{index: 10, sp: 0x900, value: "outer"})
+	c.prune(c.of(1), 0x800)
+	c.enter(c.of(1), call{index: 11, sp: 0x800, value: "inner"})
+	c.enter(c.of(2), call{index: 12, sp: 0x900, value: "other"})
+	if k, ok := c.leave(c.of(1), 11); !ok || k.value != "inner" {
+		t.Errorf("leave = %v, %v; want inner", k, ok)
 	}
-	if v, ok := c.leave(2, 12); !ok || v != "other" {
-		t.Errorf("leave = %v, %v; want other", v, ok)
+	if k, ok := c.leave(c.of(2), 12); !ok || k.value != "other" {
+		t.Errorf("leave = %v, %v; want other", k, ok)
 	}
-	if v, ok := c.leave(1, 10); !ok || v != "outer" || c.open != 0 || c.lost != 0 {
-		t.Errorf("leave = %v, %v, %d open, %d lost; want outer", v, ok, c.open, c.lost)
+	if k, ok := c.leave(c.of(1), 10); !ok || k.value != "outer" || c.open != 0 || c.lost != 0 {
+		t.Errorf("leave = %v, %v, %d open, %d lost; want outer", k, ok, c.open, c.lost)
 	}
-	if _, ok := c.leave(1, 10); ok {
+	if _, ok := c.leave(c.of(1), 10); ok {
 		t.Error("leave found a call twice")
 	}
 }
 
 func TestCallsGivenUp(t *testing.T) {
 	var c calls
-	c.enter(1, call{index: 1, sp: 0x900}) // never returns
-	c.prune(1, 0x900)
-	c.enter(1, call{index: 2, sp: 0x900})
-	c.enter(1, call{index: 3, sp: 0x800}) // its return is lost
-	if _, ok := c.leave(1, 2); !ok || c.lost != 2 || c.open != 0 {
+	c.enter(c.of(1), call{index: 1, sp: 0x900}) // never returns
+	c.prune(c.of(1), 0x900)
+	c.enter(c.of(1), call{index: 2, sp: 0x900})
+	c.enter(c.of(1), call{index: 3, sp: 0x800}) // its return is lost
+	if _, ok := c.leave(c.of(1), 2); !ok || c.lost != 2 || c.open != 0 {
 		t.Errorf("leave found %v, %d lost, %d open; want 2 lost", ok, c.lost, c.open)
 	}
 }
@@ -41,7 +41,7 @@ func TestCallsGivenUp(t *testing.T) {
 func TestCallsAreBounded(t *testing.T) {
 	var c calls
 	for i := range uint64(maxOpen + 10) {
-		c.enter(arch.GVA(i), call{index: i})
+		c.enter(c.of(arch.GVA(i)), call{index: i})
 	}
 	if c.open > maxOpen || uint64(c.open)+c.lost != maxOpen+10 {
 		t.Errorf("%d open, %d lost of %d", c.open, c.lost, maxOpen+10)

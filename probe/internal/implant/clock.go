@@ -1,6 +1,9 @@
 package implant
 
-import "time"
+import (
+	"math/bits"
+	"time"
+)
 
 // clockFunc is what the guest side reads the wall clock with: lock-free, and
 // right with any clock source. It has been there since 4.1.
@@ -27,6 +30,10 @@ type clock struct {
 	pairs     []clockPair // in order, at most maxPairs
 	stale     uint64      // TSC from which a newer pair is looked for
 	last      []time.Time // by processor
+
+	factor       uint64    // of perSecond, 0 until it is needed
+	newest       time.Time // of the last pair
+	newestFactor uint64    // around it
 
 	base   time.Time // host time of first, by the best guess
 	window time.Time // when the guess is made anew
@@ -96,6 +103,7 @@ func (c *clock) paired(p clockPair) {
 		c.pairs = c.pairs[:copy(c.pairs, c.pairs[1:])]
 	}
 	c.pairs = append(c.pairs, p)
+	c.newest, c.newestFactor = p.time(), factorOf(c.rate(len(c.pairs)-1))
 }
 
 // guess makes the best of a reading's arrival.
@@ -113,15 +121,27 @@ func (c *clock) guess(tsc uint64, now time.Time) {
 }
 
 // ran returns how long the guest had run at a reading, since the first one.
-func (c *clock) ran(tsc uint64) time.Duration { return ticks(int64(tsc-c.first), c.perSecond) }
-
-// ticks returns how long n ticks take.
-func ticks(n int64, perSecond uint64) time.Duration {
-	if n < 0 {
-		return -ticks(-n, perSecond)
+func (c *clock) ran(tsc uint64) time.Duration {
+	if c.factor == 0 {
+		c.factor = factorOf(c.perSecond)
 	}
-	sec, rest := uint64(n)/perSecond, uint64(n)%perSecond
-	return time.Duration(sec)*time.Second + time.Duration(float64(rest)/float64(perSecond)*1e9)
+	return ticks(int64(tsc-c.first), c.factor)
+}
+
+// clockShift makes the numerator of a factor fit in 64 bits.
+const clockShift = 34
+
+// factorOf returns how many nanoseconds a tick takes, times 1<<clockShift.
+func factorOf(perSecond uint64) uint64 { return 1e9 << clockShift / perSecond }
+
+// ticks returns how long n ticks take: by a multiplication, since it is done
+// for each record.
+func ticks(n int64, factor uint64) time.Duration {
+	if n < 0 {
+		return -ticks(-n, factor)
+	}
+	hi, lo := bits.Mul64(uint64(n), factor)
+	return time.Duration(hi<<(64-clockShift) | lo>>clockShift) //nolint:gosec // 290 years
 }
 
 // at returns the time of a reading on a processor. Times of one processor are
@@ -148,13 +168,17 @@ func (c *clock) wall(tsc uint64) time.Time {
 	if n == 0 {
 		return c.base.Add(c.ran(tsc))
 	}
-	i := n - 1
+	if since := int64(tsc - c.pairs[n-1].tsc); since >= 0 || n == 1 {
+		return c.newest.Add(ticks(since, c.newestFactor))
+	}
+	i := n - 2
 	for i > 0 && int64(tsc-c.pairs[i].tsc) < 0 {
 		i--
 	}
-	p := c.pairs[i]
-	return time.Unix(0, p.wall).Add(ticks(int64(tsc-p.tsc), c.rate(i))).UTC()
+	return c.pairs[i].time().Add(ticks(int64(tsc-c.pairs[i].tsc), factorOf(c.rate(i))))
 }
+
+func (p clockPair) time() time.Time { return time.Unix(0, p.wall).UTC() }
 
 // rate returns the ticks of a second around pair i, as the guest's wall clock
 // goes; the kernel's own figure unless pairs that lie well apart tell better.

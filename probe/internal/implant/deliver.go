@@ -108,20 +108,30 @@ func (r *run) record(rec *record) error {
 		}
 	}
 	h, w := &r.hit, &r.points[rec.fn]
-	r.thread = engine.Thread{PID: int(rec.tgid), TID: int(rec.tid), PPID: int(rec.ptgid), UID: rec.uid, Comm: r.nameOf(rec)}
-	*h = engine.Hit{
-		Point: w.Point, CPU: int(rec.cpu), Thread: &r.thread, Return: rec.ret, Task: rec.task,
-		Time: r.clock.at(rec.tsc, int(rec.cpu)), Ran: r.clock.ran(rec.tsc), Root: arch.GPA(rec.root &^ 0xfff & (1<<52 - 1)),
-	}
+	h.Point, h.CPU, h.Thread, h.Return, h.Task = w.Point, int(rec.cpu), &r.thread, rec.ret, rec.task
+	h.Ran, h.Time = r.clock.ran(rec.tsc), r.clock.at(rec.tsc, h.CPU)
+	h.Regs, h.User, h.Skip, h.SkipValue, h.Drop = nil, nil, false, 0, false
 	r.catch(rec, w)
-	if rec.ret {
-		return r.returned(rec)
+	t := r.calls.of(rec.task)
+	if rec.flags&slotSlim == 0 {
+		r.thread = engine.Thread{PID: int(rec.tgid), TID: int(rec.tid), PPID: int(rec.ptgid), UID: rec.uid, Comm: t.called(&rec.comm)}
+		h.Root = arch.GPA(rec.root &^ 0xfff & (1<<52 - 1))
 	}
+	if rec.ret {
+		return r.returned(rec, t)
+	}
+	return r.entered(rec, w, t)
+}
+
+func (r *run) entered(rec *record, w *engine.Wanted, t *threadCalls) error {
+	h := &r.hit
 	r.entries++
-	r.calls.prune(rec.task, rec.regs)
+	r.calls.prune(t, rec.regs)
+	h.Result = 0
 	if w.User != engine.NoUserRegs {
 		r.user = rec.args
-		h.Args[0], h.User = rec.result, &r.user
+		h.Args = [6]uint64{rec.result}
+		h.User = &r.user
 	} else {
 		h.Args = rec.args
 	}
@@ -141,13 +151,14 @@ func (r *run) record(rec *record) error {
 		returns = returns && !h.Skip
 	}
 	if returns {
-		r.calls.enter(rec.task, call{index: rec.index, sp: rec.regs, value: value})
+		r.calls.enter(t, call{index: rec.index, sp: rec.regs, who: r.thread, root: h.Root, value: value})
 	}
 	return nil
 }
 
 // catch takes what the record has captured.
 func (r *run) catch(rec *record, w *engine.Wanted) {
+	r.hit.Captured = nil
 	if w.About != engine.AboutNone {
 		if !rec.ret {
 			r.hit.About = rec.about()
@@ -160,33 +171,20 @@ func (r *run) catch(rec *record, w *engine.Wanted) {
 	}
 }
 
-// maxNames bounds the thread names remembered.
-const maxNames = 1 << 12
-
-// nameOf returns the thread's name, the same string for the same bytes.
-func (r *run) nameOf(rec *record) string {
-	if s, ok := r.names[rec.comm]; ok {
-		return s
-	}
-	if r.names == nil || len(r.names) >= maxNames {
-		r.names = map[[16]byte]string{}
-	}
-	s := string(rec.name())
-	r.names[rec.comm] = s
-	return s
-}
-
-func (r *run) returned(rec *record) error {
+func (r *run) returned(rec *record, t *threadCalls) error {
 	h := &r.hit
-	value, ok := r.calls.leave(rec.task, rec.call)
-	h.Result = rec.result
+	c, ok := r.calls.leave(t, rec.call)
+	h.Args, h.Result = [6]uint64{}, rec.result
 	if rec.flags&slotSync != 0 {
 		r.regs = arch.Registers{RAX: rec.result, RSP: uint64(rec.regs) + leaveFrame + uint64(r.p.frame), CR3: rec.root}
 		h.Regs = &r.regs
 	}
 	if ok {
+		if rec.flags&slotSlim != 0 {
+			r.thread, h.Root = c.who, c.root
+		}
 		r.returns++
-		if err := r.h.Returned(h, value); err != nil {
+		if err := r.h.Returned(h, c.value); err != nil {
 			return err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -247,7 +248,6 @@ type run struct {
 	thread  engine.Thread
 	user    [6]uint64
 	caught  [][]byte
-	names   map[[16]byte]string
 	now     time.Time
 	idle    time.Duration
 
@@ -375,6 +375,9 @@ func (r *run) flags(w engine.Wanted) uint32 {
 	}
 	if r.e.cfg.Sync {
 		flags |= funcSync
+	}
+	if strings.Contains(w.Name, "exec") { // another program: new page tables, name and ids
+		flags |= funcWhole
 	}
 	switch w.User {
 	case engine.UserRegs64:

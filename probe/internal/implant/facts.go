@@ -93,7 +93,7 @@ var members = map[string][2]string{
 // depend on where it is placed.
 func constants(f Facts, l layout, frame uint32) (map[string]uint64, error) {
 	v := map[string]uint64{
-		"vt_nslots": l.slots, "vt_bitmap_offset": l.bitmap, "vt_bitmap_bits": bitmapBits, "vt_ring_offset": l.ring,
+		"vt_nunits": l.units, "vt_key": l.key, "vt_bitmap_offset": l.bitmap, "vt_bitmap_bits": bitmapBits, "vt_ring_offset": l.ring,
 		"vt_frame_size": uint64(frame),
 	}
 	for name, m := range members {

@@ -1,12 +1,17 @@
 package implant
 
+import (
+	"crypto/rand"
+	"encoding/binary"
+)
+
 // The layout of what guest and host share: object/implant.h in Go. All numbers
 // are little-endian.
 
 // Offsets in the header of the data region.
 const (
 	hdrMagic     = 0
-	hdrSlots     = 8
+	hdrUnits     = 8
 	hdrSize      = 16
 	hdrCode      = 24
 	hdrHead      = 64
@@ -17,7 +22,6 @@ const (
 	hdrClockDue  = 160
 	hdrLost      = 192
 	hdrSilent    = 200
-	hdrFiltered  = 208
 	hdrInside    = 216
 	hdrMode      = 256
 	hdrNComms    = 260
@@ -66,6 +70,7 @@ const (
 	funcFork
 	_
 	funcReturnData
+	funcWhole
 )
 
 // Kinds of captures.
@@ -86,35 +91,42 @@ const (
 	phaseReturn = 2
 )
 
-// Offsets in a slot of the ring.
+// Records in the ring: units, of which a record takes as many as it needs.
 const (
-	slotSize   = 512
-	slotSeq    = 0
-	slotTSC    = 8
-	slotFunc   = 16
-	slotKind   = 20
-	slotFlags  = 21
-	slotCPU    = 22
-	slotTask   = 24
-	slotTID    = 32
-	slotTGID   = 36
-	slotPTGID  = 40
-	slotUID    = 44
-	slotComm   = 48
-	slotCall   = 64
-	slotResult = 72
-	slotArgs   = 80
-	slotRegs   = 128
-	slotAnswer = 136
-	slotValue  = 144
-	slotLen    = 152
-	slotData   = 160
+	unitSize = 64
+	slotSize = 512 // of the largest record
+)
+
+// Offsets in a slot, with which a record begins.
+const (
+	slotMark    = 0
+	slotTSC     = 8
+	slotFunc    = 16
+	slotCPU     = 18
+	slotKind    = 20
+	slotFlags   = 21
+	slotLen     = 22
+	slotTask    = 24
+	slotCall    = 32
+	slotResult  = 40
+	slotComm    = 48
+	slotSlimEnd = 64
+	slotArgs    = 64
+	slotRegs    = 112
+	slotValue   = 120
+	slotTID     = 128
+	slotTGID    = 132
+	slotPTGID   = 136
+	slotUID     = 140
+	slotAnswer  = 144
+	slotData    = 160
 
 	kindEnter  = 1
 	kindReturn = 2
 
 	slotSync   = 1
 	slotNoWait = 2
+	slotSlim   = 4
 )
 
 // Answers to a waiting thread.
@@ -133,30 +145,35 @@ const (
 	bitmapBits     = 1 << 22 // PID_MAX_LIMIT of 64-bit kernels
 	bitmapBytes    = bitmapBits / 8
 	defaultSlots   = 1 << 15
-	maxSlots       = 1 << 20
+	maxSlots       = 1 << 20 // of the largest size
 	pageSize       = 4096
 	codeHeaderSize = 64
 )
 
 // layout says where things lie in the data region.
 type layout struct {
-	slots  uint64 // power of two
+	units  uint64 // of the ring; power of two
 	bitmap uint64 // offset
 	ring   uint64 // offset
 	size   uint64 // of the whole region, a multiple of the page size
+	key    uint64 // a complete record's mark is its index plus this
 }
 
 // newLayout returns the layout for nfuncs functions and a ring of the given
-// number of slots, which is rounded up to a power of two.
+// number of slots, which is rounded up to a power of two. The key is secret:
+// user space decides what lies in the ring, and must not be able to make marks.
 func newLayout(nfuncs int, slots int) layout {
 	n := uint64(64)
 	for n < uint64(min(max(slots, 1), maxSlots)) {
 		n *= 2
 	}
-	l := layout{slots: n}
+	l := layout{units: n * (slotSize / unitSize)}
 	l.bitmap = pageUp(funcsOffset + uint64(nfuncs)*funcSize)
 	l.ring = l.bitmap + bitmapBytes
-	l.size = l.ring + n*slotSize
+	l.size = pageUp(l.ring + n*slotSize + slotSize) // a record may begin in the last unit
+	var key [8]byte
+	_, _ = rand.Read(key[:]) // never fails
+	l.key = binary.LittleEndian.Uint64(key[:])
 	return l
 }
 

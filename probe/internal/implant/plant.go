@@ -336,7 +336,7 @@ func (p *seed) writeData(m *machine) error {
 	h := make([]byte, hdrEnd)
 	le := binary.LittleEndian
 	le.PutUint64(h[hdrMagic:], headerMagic)
-	le.PutUint64(h[hdrSlots:], p.l.slots)
+	le.PutUint64(h[hdrUnits:], p.l.units)
 	le.PutUint64(h[hdrSize:], p.l.size)
 	le.PutUint64(h[hdrCode:], uint64(p.base))
 	le.PutUint64(h[hdrStale:], staleTicks(m.f))

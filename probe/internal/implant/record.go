@@ -9,9 +9,10 @@ import (
 )
 
 // record is one entry or return as the guest side wrote it. Everything in it
-// comes from the guest; decode checks what the host relies on.
+// comes from the guest; decode checks what the host relies on. A slim one has
+// neither the thread's identity, nor root, nor regs.
 type record struct {
-	index  uint64 // position in the stream of records
+	index  uint64 // position in the stream of records, in units
 	tsc    uint64
 	fn     uint32 // less than the number of functions
 	ret    bool
@@ -29,33 +30,55 @@ type record struct {
 	args   [6]uint64
 	regs   arch.GVA
 	data   []byte // captures; valid until the next record
+	buf    [slotSize - slotData]byte
 }
 
 var errForged = errors.New("record is not what the implant writes")
 
-// decode fills r from the bytes of a slot.
-func (r *record) decode(p []byte, index uint64, nfuncs uint32) error {
+// word is the number in a slot that says what the record is: function,
+// processor, kind, flags, and the size of its data.
+type word uint64
+
+func (w word) kind() uint8   { return uint8(w >> 32) }
+func (w word) flags() uint8  { return uint8(w >> 40) }
+func (w word) dataLen() int  { return int(w >> 48) }
+func (w word) function() int { return int(w & 0xffff) }
+
+// size returns how many bytes of the record count, 0 for what cannot be one.
+func (w word) size() int {
+	switch {
+	case w.flags()&slotSlim != 0 && w.kind() == kindReturn && w.dataLen() == 0:
+		return slotSlimEnd
+	case w.dataLen() > slotSize-slotData || w.flags()&slotSlim != 0:
+		return 0
+	}
+	return slotData + w.dataLen()
+}
+
+// units returns how many units the record takes.
+func (w word) units() int { return (w.size() + unitSize - 1) / unitSize }
+
+// decode fills r from the w.size() bytes of a record. They may be memory that the
+// guest could change, so each is read once.
+func (r *record) decode(p []byte, w word, index uint64, nfuncs uint32) error {
 	le := binary.LittleEndian
-	if len(p) < slotSize {
+	if len(p) < slotSlimEnd || len(p) != w.size() || uint32(w.function()) >= nfuncs || w.kind() != kindEnter && w.kind() != kindReturn {
 		return errForged
 	}
-	kind, n := p[slotKind], le.Uint32(p[slotLen:])
-	*r = record{
-		index: index, tsc: le.Uint64(p[slotTSC:]), fn: le.Uint32(p[slotFunc:]), ret: kind == kindReturn, flags: p[slotFlags],
-		cpu: le.Uint16(p[slotCPU:]), task: arch.GVA(le.Uint64(p[slotTask:])),
-		tid: le.Uint32(p[slotTID:]), tgid: le.Uint32(p[slotTGID:]), ptgid: le.Uint32(p[slotPTGID:]), uid: le.Uint32(p[slotUID:]),
-		comm: [16]byte(p[slotComm:]), call: le.Uint64(p[slotCall:]), result: le.Uint64(p[slotResult:]), root: le.Uint64(p[slotValue:]),
-		regs: arch.GVA(le.Uint64(p[slotRegs:])),
+	r.index, r.tsc, r.fn, r.ret, r.flags, r.cpu = index, le.Uint64(p[slotTSC:]), uint32(w.function()), w.kind() == kindReturn, w.flags(), uint16(w>>16)
+	r.task, r.call, r.result = arch.GVA(le.Uint64(p[slotTask:])), le.Uint64(p[slotCall:]), le.Uint64(p[slotResult:])
+	r.data = nil
+	if len(p) < slotData {
+		return nil
 	}
-	if r.fn >= nfuncs || kind != kindEnter && kind != kindReturn || n > slotSize-slotData {
-		return errForged
+	p = p[:slotData+w.dataLen()]
+	r.comm = [16]byte(p[slotComm:])
+	r.regs, r.root = arch.GVA(le.Uint64(p[slotRegs:])), le.Uint64(p[slotValue:])
+	r.tid, r.tgid, r.ptgid, r.uid = le.Uint32(p[slotTID:]), le.Uint32(p[slotTGID:]), le.Uint32(p[slotPTGID:]), le.Uint32(p[slotUID:])
+	for i := range r.args {
+		r.args[i] = le.Uint64(p[slotArgs+8*i:])
 	}
-	if !r.ret {
-		for i := range r.args {
-			r.args[i] = le.Uint64(p[slotArgs+8*i:])
-		}
-	}
-	r.data = p[slotData : slotData+n]
+	r.data = r.buf[:copy(r.buf[:], p[slotData:])]
 	return nil
 }
 
@@ -81,12 +104,12 @@ func (r *record) captures(to [][]byte, n int) [][]byte {
 	return to
 }
 
-// name returns the thread's short name.
-func (r *record) name() []byte {
-	if i := bytes.IndexByte(r.comm[:], 0); i >= 0 {
-		return r.comm[:i]
+// nameOf returns a thread's short name.
+func nameOf(comm *[16]byte) string {
+	if i := bytes.IndexByte(comm[:], 0); i >= 0 {
+		return string(comm[:i])
 	}
-	return r.comm[:]
+	return string(comm[:])
 }
 
 func le32(p []byte) uint32 { return binary.LittleEndian.Uint32(p) }

@@ -7,11 +7,12 @@ import (
 
 // ring reads the records out of the data region. It belongs to one goroutine.
 //
-// A slot passes through these states; head counts the claims, tail the slots
-// given back, and a slot between them is never claimed again:
+// A record takes some of the ring's units, and passes through these states. head
+// counts the units claimed, tail those given back, and what lies between them
+// is never claimed again:
 //
-//	free -> claimed (head moved past it) -> complete (seq is index+1) -> read
-//	     -> free (tail moved past it); a waiting thread's slot only once seq is 0 again
+//	free -> claimed (head moved past it) -> complete (it is marked) -> read
+//	     -> free (tail moved past it); a waiting thread's record only once it is unmarked
 type ring struct {
 	m       *memory
 	l       layout
@@ -23,24 +24,27 @@ type ring struct {
 	forged  uint64   // records that failed their checks, and positions that made no sense
 	rec     record
 	page    [pageSize]byte // where pages are not mapped: the page that pageAt names
-	pageAt  uint64
-	buf     [slotSize]byte
+	pageAt  uint64         // its offset in the region
+	buf     [slotSize]byte // a record that lies in two pages
 }
 
 func newRing(m *memory, l layout, nfuncs int) *ring {
 	return &ring{m: m, l: l, nfuncs: uint32(nfuncs), pageAt: ^uint64(0)}
 }
 
-// offset returns where the slot of record i lies in the region.
-func (r *ring) offset(i uint64) uint64 { return r.l.ring + (i&(r.l.slots-1))*slotSize }
+// offset returns where the record of index i lies in the region.
+func (r *ring) offset(i uint64) uint64 { return r.l.ring + (i&(r.l.units-1))*unitSize }
 
-// pending returns how many slots have been claimed and not read.
+// mark returns the mark of a complete record.
+func (r *ring) mark(i uint64) uint64 { return i + r.l.key }
+
+// pending returns how many units have been claimed and not read.
 func (r *ring) pending() (uint64, error) {
 	head, err := r.m.load(hdrHead)
 	if err != nil {
 		return 0, err
 	}
-	if head-r.next > r.l.slots {
+	if head-r.next > r.l.units {
 		r.forged++
 		return 0, fmt.Errorf("read ring: head is %d behind %d: %w", head, r.next, errForged)
 	}
@@ -48,21 +52,29 @@ func (r *ring) pending() (uint64, error) {
 }
 
 // read hands up to limit complete records to f, oldest first, and gives their
-// slots back. The record is valid during the call only. f's error ends it.
+// units back. The record is valid during the call only. f's error ends it, and
+// so does a record of which not even the size makes sense.
 func (r *ring) read(limit int, f func(*record) error) (n int, err error) {
 	left, err := r.pending()
 	if err != nil {
 		return 0, err
 	}
-	for ; left > 0 && n < limit; left-- {
-		p, err := r.complete(r.next)
-		if err != nil || p == nil {
+	end := r.next + left
+	for ; r.next != end && n < limit; n++ {
+		p, w, err := r.complete(r.next)
+		if err != nil {
+			return n, err
+		}
+		if p == nil {
 			break
 		}
 		i := r.next
-		r.next++
-		n++
-		if r.rec.decode(p, i, r.nfuncs) != nil {
+		r.next += uint64(w.units())
+		if end-r.next > left { // the claims end within it
+			r.forged++
+			return n, fmt.Errorf("read ring: record of %d units before %d: %w", w.units(), end, errForged)
+		}
+		if r.rec.decode(p, w, i, r.nfuncs) != nil {
 			r.forged++
 			continue
 		}
@@ -70,74 +82,86 @@ func (r *ring) read(limit int, f func(*record) error) (n int, err error) {
 			r.waiting = append(r.waiting, i)
 		}
 		if err := f(&r.rec); err != nil {
-			return n, err
+			return n + 1, err
 		}
-		if n%256 == 0 {
+		if n%256 == 255 {
 			if err := r.giveBack(); err != nil {
-				return n, err
+				return n + 1, err
 			}
 		}
 	}
 	return n, r.giveBack()
 }
 
-// complete returns a copy of slot i, nil when its record is not complete.
-func (r *ring) complete(i uint64) ([]byte, error) {
+// complete returns the bytes of record i, which the guest's kernel could still
+// change, and the word that tells its size; nil when it is not complete.
+func (r *ring) complete(i uint64) ([]byte, word, error) {
 	off := r.offset(i)
-	if w := r.m.word(off); w == nil {
+	at := off % pageSize
+	page := r.m.mapped[off/pageSize]
+	if page == nil {
 		return r.unmapped(i)
 	}
-	seq, err := r.m.load(off)
-	if err != nil || seq != i+1 {
-		return nil, err
+	mark, err := r.m.load(off)
+	if err != nil || mark != r.mark(i) {
+		return nil, 0, err
 	}
-	p := r.m.mapped[off/pageSize][off%pageSize:][:slotSize]
-	copy(r.buf[:slotData], p)
-	if n := le32(r.buf[slotLen:]); n > 0 && n <= slotSize-slotData {
-		copy(r.buf[slotData:], p[slotData:slotData+n])
+	return r.whole(page, off, at)
+}
+
+// whole returns the record at offset at of a page that was marked as complete.
+func (r *ring) whole(page []byte, off, at uint64) ([]byte, word, error) {
+	w := word(le64(page[at+slotFunc:]))
+	n := uint64(w.size())
+	if n == 0 {
+		r.forged++
+		return nil, 0, fmt.Errorf("read ring: record says %#x of itself: %w", uint64(w), errForged)
 	}
-	return r.buf[:], nil
+	if at+n <= pageSize {
+		return page[at : at+n], w, nil
+	}
+	k := copy(r.buf[:n], page[at:])
+	return r.buf[:n], w, r.m.read(r.buf[k:n], off+uint64(k))
 }
 
 // unmapped is complete for memory that has to be copied page by page.
-func (r *ring) unmapped(i uint64) ([]byte, error) {
+func (r *ring) unmapped(i uint64) ([]byte, word, error) {
 	off := r.offset(i)
 	at := off % pageSize
-	page := i &^ (pageSize/slotSize - 1)
-	if r.pageAt == page && le64(r.page[at:]) == i+1 {
-		return r.page[at : at+slotSize], nil
+	if r.pageAt == off-at && le64(r.page[at:]) == r.mark(i) {
+		return r.whole(r.page[:], off, at)
 	}
 	r.pageAt = ^uint64(0)
-	if err := r.m.read(r.page[:], off-at); err != nil || le64(r.page[at:]) != i+1 {
-		return nil, err
+	if err := r.m.read(r.page[:], off-at); err != nil || le64(r.page[at:]) != r.mark(i) {
+		return nil, 0, err
 	}
 	// A copy is made in no known order: only what is copied after the mark was
 	// seen is known to be complete.
-	var seen [pageSize / slotSize]uint64
+	var seen [pageSize / unitSize]uint64
 	for k := range seen {
-		seen[k] = le64(r.page[k*slotSize:])
+		seen[k] = le64(r.page[k*unitSize:])
 	}
 	if err := r.m.read(r.page[:], off-at); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	for k, v := range seen {
-		binary.LittleEndian.PutUint64(r.page[k*slotSize:], v)
+		binary.LittleEndian.PutUint64(r.page[k*unitSize:], v)
 	}
-	r.pageAt = page
-	return r.page[at : at+slotSize], nil
+	r.pageAt = off - at
+	return r.whole(r.page[:], off, at)
 }
 
-// giveBack frees the slots that were read, up to the first whose thread has not
+// giveBack frees the units that were read, up to the first whose thread has not
 // taken its answer yet.
 func (r *ring) giveBack() error {
 	to := r.next
 	for len(r.waiting) > 0 {
 		i := r.waiting[0]
-		seq, err := r.m.load(r.offset(i))
+		mark, err := r.m.load(r.offset(i))
 		if err != nil {
 			return err
 		}
-		if seq == i+1 {
+		if mark == r.mark(i) {
 			to = i
 			break
 		}

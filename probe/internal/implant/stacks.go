@@ -74,7 +74,7 @@ func (s *stacks) look() (*verdict, error) {
 	v := &verdict{}
 	s.seen = map[arch.GVA]bool{}
 	if n := s.m.word(s.c.data + hdrInside); n != 0 {
-		v.busy = append(v.busy, fmt.Sprintf("%d threads by its own count", n))
+		v.busy = append(v.busy, fmt.Sprintf("%d threads by its own count", n)) // in kernel functions that it has called
 	}
 	for cpu := range s.m.g.CPUs() {
 		if err := s.processor(cpu, v); err != nil {
@@ -172,8 +172,10 @@ func (s *stacks) processor(cpu int, v *verdict) error {
 	if r.User() || stack == 0 {
 		return nil
 	}
-	if w := s.m.word(arch.GVA(r.RSP)); s.c.inner(w) {
-		v.busy = append(v.busy, fmt.Sprintf("processor %d returns to %#x", cpu, w))
+	for _, at := range []uint64{r.RSP, r.RSP + 8} { // a return thunk may be on its way there, by a call of its own
+		if w := s.m.word(arch.GVA(at)); s.c.inner(w) {
+			v.busy = append(v.busy, fmt.Sprintf("processor %d returns to %#x", cpu, w))
+		}
 	}
 	if r.RSP < stack || r.RSP >= stack+s.size {
 		// On an interrupt's stack: let it finish.
@@ -218,7 +220,7 @@ func (s *stacks) insideAt(p []byte, off int, sp uint64) bool {
 		return true
 	}
 	at := le64(p[off+24:]) - sp
-	return at+8 <= uint64(len(p)) && s.c.inner(le64(p[at:]))
+	return at+8 <= uint64(len(p)) && s.c.inner(le64(p[at:])) || at+16 <= uint64(len(p)) && s.c.inner(le64(p[at+8:]))
 }
 
 // kernelCS is __KERNEL_CS of x86-64.

@@ -12,13 +12,13 @@ typedef unsigned long u64;
  * Each side's counters have a cache line of their own. */
 struct header {
 	u64 magic;	/* 0: HEADER_MAGIC */
-	u64 nslots;	/* 8: power of two */
+	u64 nunits;	/* 8: of the ring; power of two */
 	u64 size;	/* 16: of the whole region */
 	u64 code;	/* 24: address of the code region */
 	u64 reserved0[4];
-	u64 head;	/* 64: slots claimed so far; the guest's */
+	u64 head;	/* 64: units claimed so far; the guest's */
 	u64 reserved1[7];
-	u64 tail;	/* 128: slots given back so far; the host's */
+	u64 tail;	/* 128: units given back so far; the host's */
 	u64 heartbeat;	/* 136: changes while the host lives */
 	u64 stop;	/* 144: the host wants no records */
 	u64 stale;	/* 152: TSC ticks without a heartbeat after which waiting ends */
@@ -26,8 +26,8 @@ struct header {
 	u64 reserved2[3];
 	u64 lost;	/* 192: records dropped because the ring was full */
 	u64 silent;	/* 200: waiting ended by a stale heartbeat: no more records */
-	u64 filtered;	/* 208: entries that no filter let pass (racy count) */
-	u64 inside;	/* 216: threads between the begin and the end of a trampoline */
+	u64 reserved6;
+	u64 inside;	/* 216: threads that may be in a function of the kernel that the implant has called */
 	u64 reserved3[4];
 	u32 mode;	/* 256: MODE_* */
 	u32 ncomms;	/* 260 */
@@ -42,8 +42,6 @@ struct header {
 	u64 clock_most;	/* 480 */
 	u64 reserved5[3];
 };
-
-#define HEADER_INSIDE	216
 
 #define HEADER_MAGIC	0x31746e616c706d69ul	/* "implant1" */
 
@@ -105,31 +103,36 @@ struct func {
 #define FUNC_SYNC	16	/* the thread waits for the host's answer */
 #define FUNC_FORK	32	/* argument 0 is a new task: its process inherits the bit of the present one */
 #define FUNC_RETURN_DATA 128	/* some capture is for the return */
+#define FUNC_WHOLE	256	/* returns are not slim: the call may change who the thread is */
 
-#define SLOT_SIZE	512
+/* The ring consists of units, which is what indices count. A record takes as
+ * many as it needs and begins with a slot; a slim one is the first unit of a
+ * slot. One that begins in the last units runs on behind the ring. */
+#define UNIT_SIZE	64
+#define SLOT_SIZE	512	/* of the largest */
 #define SLOT_DATA	(SLOT_SIZE - 160)
 
 struct slot {
-	u64 seq;	/* 0: index + 1 once the record is complete; 0 again when a waiting thread has gone on */
+	u64 mark;	/* 0: index + vt_key once the record is complete; 0 when a waiting thread has gone on */
 	u64 tsc;	/* 8 */
-	u32 func;	/* 16 */
+	u16 func;	/* 16 */
+	u16 cpu;	/* 18 */
 	u8 kind;	/* 20: KIND_* */
 	u8 flags;	/* 21: SLOT_* */
-	u16 cpu;	/* 22 */
+	u16 datalen;	/* 22: bytes used of data */
 	u64 task;	/* 24 */
-	u32 tid;	/* 32 */
-	u32 tgid;	/* 36 */
-	u32 ptgid;	/* 40 */
-	u32 uid;	/* 44 */
-	u64 comm[2];	/* 48 */
-	u64 call;	/* 64: index of the entry's record */
-	u64 result;	/* 72: at return; at entry argument 0 itself, which args may not hold */
-	u64 args[6];	/* 80 */
-	u64 regs;	/* 128: address of the saved registers (struct entry, struct leave) */
-	u64 answer;	/* 136: SLOT_SYNC: 0 until the host has answered, ANSWER_* */
-	u64 value;	/* 144: the page tables in use (CR3); with SLOT_SYNC the answer replaces it by what the caller gets */
-	u32 datalen;	/* 152: bytes used of data */
-	u32 reserved;
+	u64 call;	/* 32: index of the entry's record */
+	u64 result;	/* 40: at return; at entry argument 0 itself, which args may not hold */
+	u64 comm[2];	/* 48: a slim record ends before it */
+	u64 args[6];	/* 64 */
+	u64 regs;	/* 112: address of the saved registers (struct entry, struct leave) */
+	u64 value;	/* 120: the page tables in use (CR3); with SLOT_SYNC the answer replaces it by what the caller gets */
+	u32 tid;	/* 128 */
+	u32 tgid;	/* 132 */
+	u32 ptgid;	/* 136 */
+	u32 uid;	/* 140 */
+	u64 answer;	/* 144: SLOT_SYNC: 0 until the host has answered, ANSWER_* */
+	u64 reserved;
 	u8 data[SLOT_DATA]; /* 160: per capture a u16 length (CAP_FAILED: not readable, CAP_NOT_NOW), then the bytes */
 };
 
@@ -158,6 +161,7 @@ struct about {
 
 #define SLOT_SYNC	1	/* the thread waits */
 #define SLOT_NOWAIT	2	/* the thread could not be held up here: a lossy record without an answer */
+#define SLOT_SLIM	4	/* a return in one unit: the thread is what it was at the entry */
 
 #define CAP_FAILED	0xffff
 #define CAP_NOT_NOW	0xfffe

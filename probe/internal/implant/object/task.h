@@ -32,7 +32,7 @@ static u32 tell_memory(struct about *a, u32 room, char *mm)
 	return copy_from_user_nofault(a + 1, (const void *)start, size) == 0 ? (u32)size : 0;
 }
 
-static u32 tell(u8 *buf, char *task)
+static noinline u32 tell(u8 *buf, char *task)
 {
 	struct about *a = (struct about *)buf;
 	u64 *words = (u64 *)buf;
@@ -59,11 +59,4 @@ static u32 tell(u8 *buf, char *task)
 	if (!in_kernel((u64)mm))
 		return sizeof(*a);
 	return sizeof(*a) + tell_memory(a, SLOT_DATA - sizeof(*a), mm);
-}
-
-static __attribute__((noinline)) long enter_telling(struct header *h, struct func *f, u32 flags, struct entry *e, u32 id, char *task, u64 *args)
-{
-	u8 buf[SLOT_DATA + 8] __attribute__((aligned(8)));
-	u32 used = tell(buf, f->about == ABOUT_ARG ? (char *)args[0] : task);
-	return post_entry(h, f, flags, e, id, task, buf, used, args);
 }

@@ -10,8 +10,6 @@
  * argument registers are kept. At its return only rax and rdx live, besides the
  * registers that a callee keeps, which the C functions keep too.
  */
-#define HEADER_INSIDE 216		/* struct header, implant.h */
-
 	.text
 	.globl vt_enter_trampoline, vt_leave_trampoline, vt_plain_return, vt_no_clock
 
@@ -26,8 +24,6 @@ vt_no_clock:
 	jmp	__x86_return_thunk
 
 vt_enter_trampoline:
-	movabsq	$vt_data, %r10
-	lock incq HEADER_INSIDE(%r10)
 	pushq	%r9
 	pushq	%r8
 	pushq	%rcx
@@ -43,8 +39,6 @@ vt_enter_trampoline:
 	popq	%rcx
 	popq	%r8
 	popq	%r9
-	movabsq	$vt_data, %r10
-	lock decq HEADER_INSIDE(%r10)
 	cmpl	$2, %eax		/* ACT_SKIP */
 	je	1f
 	jmp	__x86_return_thunk
@@ -54,8 +48,6 @@ vt_enter_trampoline:
 	jmp	__x86_return_thunk
 
 vt_leave_trampoline:
-	movabsq	$vt_data, %r10
-	lock incq HEADER_INSIDE(%r10)
 	pushq	%rdx
 	pushq	%rax
 	movq	%rsp, %rdi
@@ -63,8 +55,6 @@ vt_leave_trampoline:
 	call	vt_leave
 	popq	%rax
 	popq	%rdx
-	movabsq	$vt_data, %r10
-	lock decq HEADER_INSIDE(%r10)
 	addq	$vt_frame_size, %rsp
 	jmp	__x86_return_thunk
 	.section .note.GNU-stack,"",@progbits
