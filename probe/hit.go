@@ -28,7 +28,7 @@ type Hit struct {
 
 	raw      *engine.Hit
 	captures []int // positions in raw.Captured of Probe.Capture
-	space    func(arch.GPA) *vitrine.AddressSpace
+	spaces   *spaces
 	kern     *vitrine.AddressSpace
 	facts    *facts
 }
@@ -65,7 +65,7 @@ func (h *Hit) Kernel() *vitrine.AddressSpace { return h.kern }
 // Process returns the address space in use at the hit: the process's memory and
 // the kernel's. It is valid until the callback returns. With page-table
 // isolation it is the kernel's half of the pair, which maps both.
-func (h *Hit) Process() *vitrine.AddressSpace { return h.space(h.raw.Root) }
+func (h *Hit) Process() *vitrine.AddressSpace { return h.spaces.at(h.raw.Root) }
 
 // Captured returns what a stream engine copied for Probe.Capture[i], at entry
 // or at return, nil where it could not or it was not its time, and whether this engine captures at all: if not, read

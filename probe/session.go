@@ -40,7 +40,11 @@ type Session struct {
 	delivery Delivery
 	notes    []string // why Auto chose the engine
 
-	spaces spaces // of the goroutine that runs
+	// Of the goroutine that runs.
+	spaces spaces
+	hot    hot
+
+	version atomic.Uint64 // counts changes of the probes; changed with mu held
 
 	mu sync.Mutex // protects the fields below
 	// byAddr and byPoint are replaced when they change, and never changed.
@@ -262,6 +266,7 @@ func (s *Session) setTargets(byAddr map[arch.GVA]*target) {
 // change tells the engine what is wanted. With an error it returns the points
 // that the engine cannot hook. The caller holds mu.
 func (s *Session) change() (bad map[*engine.Point]bool, err error) {
+	s.version.Add(1)
 	w := make([]engine.Wanted, 0, len(s.byAddr))
 	for _, t := range s.byAddr {
 		returns := slices.ContainsFunc(t.probes, func(p *Planted) bool { return p.probe.Return != nil })

@@ -158,7 +158,7 @@ func (r *run) entered(rec *record, w *engine.Wanted, t *threadCalls) error {
 
 // catch takes what the record has captured.
 func (r *run) catch(rec *record, w *engine.Wanted) {
-	r.hit.Captured = nil
+	r.hit.Captured, r.hit.About = nil, nil
 	if w.About != engine.AboutNone {
 		if !rec.ret {
 			r.hit.About = rec.about()
