@@ -160,6 +160,7 @@ func TestNTWaysToTheKernel(t *testing.T) {
 	for _, b := range ntBuilds {
 		for name, change := range map[string]func(c *nttest.Config){
 			"user mode":          func(c *nttest.Config) { c.User = true },
+			"user mode, no KGS":  func(c *nttest.Config) { c.User, c.NoKernelGS = true, true },
 			"idle":               func(c *nttest.Config) { c.Idle = true },
 			"no KDBG":            func(c *nttest.Config) { c.NoKDBG = true },
 			"list not exported":  func(c *nttest.Config) { c.NoModuleName = true },

@@ -30,6 +30,7 @@ func (b *ntBuilder) findHeads(ctx context.Context) error {
 	b.k.fact("PsActiveProcessHead", by)
 	b.name("PsActiveProcessHead", head)
 	b.findModules(kd)
+	b.setPCR()
 	b.findProcessors(kd)
 	b.findPCRs(ctx)
 	return nil
@@ -62,27 +63,36 @@ const maxRing = 1 << 16
 var errNoRing = errors.New("no list that leads back")
 
 // ring returns the nodes of a doubly linked list, at first. Each must point
-// back to the one before.
+// back to the one before. What looks like a list for a while is walked again:
+// the guest may have changed it just then.
 func (b *ntBuilder) ring(at arch.GVA) ([]arch.GVA, error) {
-	size := arch.GVA(b.k.PointerSize())
-	var out []arch.GVA
-	for node, n := at, 0; n < maxRing; n++ {
-		out = append(out, node)
-		next, err := b.word(node)
-		if err != nil {
-			return nil, err
-		}
-		if !b.nt.KernelAddress(next) {
-			return nil, errNoRing
-		}
-		if back, err := b.word(next + size); err != nil || back != node {
-			return nil, errNoRing
-		}
-		if node = next; node == at {
+	for try := 1; ; try++ {
+		out, whole := b.ringOnce(at)
+		if whole {
 			return out, nil
 		}
+		if len(out) < 3 || len(out) == maxRing || try == attemptsNT || !b.d.g.Info().Live {
+			return nil, errNoRing
+		}
 	}
-	return nil, errNoRing
+}
+
+func (b *ntBuilder) ringOnce(at arch.GVA) (out []arch.GVA, whole bool) {
+	size := arch.GVA(b.k.PointerSize())
+	for node := at; len(out) < maxRing; {
+		out = append(out, node)
+		next, err := b.word(node)
+		if err != nil || !b.nt.KernelAddress(next) {
+			return out, false
+		}
+		if back, err := b.word(next + size); err != nil || back != node {
+			return out, false
+		}
+		if node = next; node == at {
+			return out, true
+		}
+	}
+	return out, false
 }
 
 // findModules finds PsLoadedModuleList: its first entry is the kernel.
@@ -189,26 +199,49 @@ func (b *ntBuilder) scanModules() arch.GVA {
 	})
 }
 
-// findProcessors takes KiProcessorBlock when what it lists are KPRCBs.
+// findProcessors takes KiProcessorBlock when what it lists are KPRCBs: by a
+// symbol, by KDBG, or by a scan. Without it the KPCR of a processor in user mode
+// can't be found on x64 where the backend does not tell what SWAPGS would load.
 func (b *ntBuilder) findProcessors(kd *kdbg.Block) {
 	at, err := b.k.address("KiProcessorBlock")
+	by := "symbol"
 	if err != nil && kd != nil {
-		at = arch.GVA(kd.KiProcessorBlock)
+		at, by = arch.GVA(kd.KiProcessorBlock), "KDBG"
 	}
-	if !b.nt.KernelAddress(at) {
+	if !b.nt.KernelAddress(at) || !b.isProcessorBlock(at) {
+		at, by = b.eachDatum(func(at, v arch.GVA) bool {
+			return b.nt.KernelAddress(v) && b.isProcessorBlock(at)
+		}), "scan of the kernel's data for the addresses of KPRCBs"
+	}
+	if at == 0 {
 		return
 	}
 	b.nt.Processors = at
-	if b.nt.pcrOf(0) == 0 {
-		b.nt.Processors = 0
-		return
-	}
-	b.k.fact("KiProcessorBlock", "KDBG or symbols, leads to a KPRCB")
+	b.k.fact("KiProcessorBlock", by+", leads to the KPRCBs of all processors")
 	b.name("KiProcessorBlock", at)
 }
 
-// findPCRs says which processors' KPCRs can be found now.
-func (b *ntBuilder) findPCRs(ctx context.Context) {
+// isProcessorBlock reports whether the array at va lists the KPRCBs of all
+// virtual processors, each with its number.
+func (b *ntBuilder) isProcessorBlock(va arch.GVA) bool {
+	number, err := b.types.field("_KPRCB", "Number")
+	if err != nil {
+		return false
+	}
+	for cpu := range min(b.d.g.CPUs(), maxCPUs) {
+		prcb, err := b.word(va + arch.GVA(cpu*b.k.PointerSize()))
+		if err != nil || !b.nt.KernelAddress(prcb) || uint64(prcb) < b.nt.prcb || !isPCR(b.k.space, prcb-arch.GVA(b.nt.prcb), b.nt.X64) {
+			return false
+		}
+		if n, err := b.k.space.ReadUint8(prcb + arch.GVA(number.Offset)); err != nil || int(n) != cpu&0xff {
+			return false
+		}
+	}
+	return true
+}
+
+// setPCR sets where the KPCR has what the provider reads of it.
+func (b *ntBuilder) setPCR() {
 	b.nt.prcb, b.nt.currentThread = prcbData86, prcbData86+prcbThread86
 	if b.nt.X64 {
 		b.nt.prcb, b.nt.currentThread = prcbData64, prcbData64+prcbThread64
@@ -216,6 +249,10 @@ func (b *ntBuilder) findPCRs(ctx context.Context) {
 	if f, ok := b.types.inferred("_KPCR", "CurrentThread"); ok {
 		b.nt.currentThread = f.Offset
 	}
+}
+
+// findPCRs says which processors' KPCRs can be found now.
+func (b *ntBuilder) findPCRs(ctx context.Context) {
 	missing := 0
 	for cpu := range min(b.d.g.CPUs(), maxCPUs) {
 		if _, err := b.nt.PCR(ctx, cpu); err != nil {

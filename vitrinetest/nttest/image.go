@@ -186,6 +186,10 @@ func (g *Guest) makePCR() {
 		if g.User {
 			r.CS, r.RIP, r.GSBase, r.KernelGSBase = 0x33, 0x401000, 0x7ff000, uint64(g.PCR)
 		}
+		if g.NoKernelGS {
+			r.KernelGSBase, r.IDTBase = 0, uint64(idt)
+		}
+		g.Word(g.reserve(16), uint64(g.PCR)+0x180) // KiProcessorBlock
 		g.SetRegisters(r)
 		return
 	}
@@ -197,6 +201,7 @@ func (g *Guest) makePCR() {
 	g.Word(g.PCR+0x38, uint64(idt))
 	g.Word(g.PCR+0x3c, uint64(gdt))
 	g.Word(g.PCR+0x124, uint64(thread))
+	g.Word(g.reserve(16), uint64(g.PCR)+0x120) // KiProcessorBlock
 	r.FS, r.FSBase, r.GDTBase = 0x30, uint64(g.PCR), uint64(gdt)
 	if g.Mode == arch.PagingPAE {
 		r.CR4 = arch.CR4PAE

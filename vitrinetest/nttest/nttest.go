@@ -36,6 +36,7 @@ type Config struct {
 	NoModuleName bool // PsLoadedModuleList is not exported
 	NoKDBG       bool
 	User         bool       // the processor runs user code
+	NoKernelGS   bool       // the backend does not tell what SWAPGS would load, but the tables of descriptors, as the monitor of QEMU does
 	Idle         bool       // the processor runs the idle thread; else the first thread of the last process
 	LargeKernel  bool       // the image is mapped by 2 MiB pages
 	Processes    []*Process // System first
