@@ -2,14 +2,16 @@ package probe_test
 
 import (
 	"bytes"
-	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/internal/testvm"
 	"github.com/vitrine-vmi/vitrine/internal/testvm/vmtest"
 	"github.com/vitrine-vmi/vitrine/kernel"
@@ -26,86 +28,145 @@ func cycles() int {
 	return 4
 }
 
-// regions returns the guest's vmalloc areas by size and caller, without those
-// that come and go with its processes.
-func regions(t *testing.T, vm *testvm.VM) string {
+// areas returns the guest's memory areas that an implant could have left: of
+// vmalloc and of executable memory, by size and caller. It leaves out those that
+// come and go with processes and with what the kernel keeps for later.
+func areas(t *testing.T, vm *testvm.VM) map[string]int {
 	t.Helper()
 	b, err := vm.ReadFile(t.Context(), "/proc/vmallocinfo")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var out []string
+	out := map[string]int{}
 	for line := range bytes.Lines(b) {
 		f := strings.Fields(string(line))
-		if len(f) > 2 && !strings.Contains(f[2], "stack") && !strings.Contains(f[2], "fork") && !strings.Contains(f[2], "bpf") {
-			if strings.Contains(f[2], "execmem") || strings.Contains(f[2], "module_alloc") || size(f[1]) >= 1<<20 {
-				out = append(out, f[1]+" "+f[2])
-			}
+		if len(f) < 3 || strings.Contains(f[2], "stack") || strings.Contains(f[2], "fork") || strings.Contains(f[2], "bpf") {
+			continue
+		}
+		n, _ := strconv.Atoi(f[1])
+		if strings.Contains(f[2], "execmem") || strings.Contains(f[2], "module_alloc") || n >= 1<<20 {
+			out[f[1]+" "+f[2]]++
 		}
 	}
-	return strings.Join(out, "\n")
+	return out
 }
 
-func size(s string) int {
-	n, _ := strconv.Atoi(s)
-	return n
+// life is a guest that implants come and go in, attached to.
+type life struct {
+	t  *testing.T
+	vm *testvm.VM
+	g  *vitrine.Guest
+	k  *kernel.Kernel
+}
+
+func (l *life) attach() {
+	l.t.Helper()
+	var err error
+	if l.g, err = qemu.Attach(l.t.Context(), l.vm.QMP, nil); err != nil {
+		l.t.Fatal(err)
+	}
+	if l.k, err = kernel.Describe(l.t.Context(), l.g, nil); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// once plants all system calls, traces for a moment and takes them out.
+func (l *life) once(n int) probe.Stats {
+	l.t.Helper()
+	s, err := probe.New(l.g, l.k, &probe.Options{Engine: probe.Implant})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	w := &watcher{}
+	w.probes(l.k, s, l.t)
+	stop := start(l.t, s, func() bool { return w.total.Load() > 100 })
+	time.Sleep(time.Duration(n%5) * 20 * time.Millisecond)
+	stop()
+	if err := s.Close(); err != nil {
+		l.t.Fatal(err)
+	}
+	return s.Stats()
+}
+
+// killed does the same with a process that is killed, and repairs the guest.
+func (l *life) killed(n int) {
+	l.t.Helper()
+	l.g.Close() // one client at a time
+	killVictim(l.t, l.vm)
+	l.attach()
+	if found, err := probe.Repair(l.t.Context(), l.g, l.k); err != nil || len(found) != 1 {
+		l.t.Fatalf("cycle %d: Repair = %q, %v", n, found, err)
+	}
+}
+
+// answers makes the threads that were blocked the whole time go on.
+func (l *life) answers() {
+	l.t.Helper()
+	var n int
+	if err := l.vm.Tell(l.t.Context(), "blocked", "hello", &n); err != nil || n == 0 {
+		l.t.Errorf("the thread in read answered %d, %v", n, err)
+	}
+	if err := l.vm.Tell(l.t.Context(), "waits", "wake", &n); err != nil || n != 3 {
+		l.t.Errorf("of the threads in poll, futex and wait4 %d answered, %v", n, err)
+	}
+}
+
+// threadsOf returns the ids of the processes' threads.
+func threadsOf(t *testing.T, vm *testvm.VM, pids []int) (tids []int) {
+	t.Helper()
+	for _, p := range vmtest.Truth(t, vm, pids...).Procs {
+		for _, task := range p.Tasks {
+			tids = append(tids, task.TID)
+		}
+	}
+	return tids
+}
+
+// isSubset reports whether b has all of a: programs may start more threads.
+func isSubset(a, b []int) bool {
+	return !slices.ContainsFunc(a, func(n int) bool { return !slices.Contains(b, n) })
 }
 
 // TestImplantCycles plants all system calls under load and takes them out, again
 // and again; every fourth time the host is killed and the guest repaired.
 func TestImplantCycles(t *testing.T) {
 	vm := vmtest.Shared(t, &quickGuest)
-	for i, kind := range []string{"blocked", "sleeper", "load"} {
-		vmtest.Spawn(t, vm, kind, fmt.Sprint(kind, i))
-	}
-	text := vmtest.SnapshotText(t, vm)
-	g, err := qemu.Attach(t.Context(), vm.QMP, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	k, err := kernel.Describe(t.Context(), g, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { g.Close() }()
-	before := regions(t, vm)
-	for n := range cycles() {
-		if n%4 == 3 {
-			g.Close() // one client at a time
-			killVictim(t, vm)
-			if g, err = qemu.Attach(t.Context(), vm.QMP, nil); err != nil {
-				t.Fatal(err)
-			}
-			if k, err = kernel.Describe(t.Context(), g, nil); err != nil {
-				t.Fatal(err)
-			}
-			if found, err := probe.Repair(t.Context(), g, k); err != nil || len(found) != 1 {
-				t.Fatalf("cycle %d: Repair = %q, %v", n, found, err)
-			}
-			continue
-		}
-		s, err := probe.New(g, k, &probe.Options{Engine: probe.Implant})
+	var pids []int
+	for _, kind := range []string{"blocked", "waits", "sleeper", "load"} {
+		w, err := vm.Spawn(t.Context(), kind, kind)
 		if err != nil {
 			t.Fatal(err)
 		}
-		w := &watcher{}
-		w.probes(k, s, t)
-		stop := start(t, s, func() bool { return w.total.Load() > 100 })
-		time.Sleep(100 * time.Millisecond)
-		stop()
-		t.Logf("cycle %d: %d hits, guest stopped for %v", n, w.total.Load(), s.Stats().Stopped)
-		if err := s.Close(); err != nil {
-			t.Fatal(err)
-		}
+		pids = append(pids, w.PID)
 	}
+	l := &life{t: t, vm: vm}
+	text := vmtest.SnapshotText(t, vm)
+	before, threads := areas(t, vm), threadsOf(t, vm, pids[:3])
+	l.attach()
+	defer func() { l.g.Close() }()
+	var planting, removing time.Duration
+	for n := range cycles() {
+		if n%4 == 3 {
+			l.killed(n)
+			continue
+		}
+		st := l.once(n)
+		planting, removing = max(planting, st.Planting), max(removing, st.Removing)
+		t.Logf("cycle %d: guest stopped for %v and %v", n, st.Planting, st.Removing)
+	}
+	t.Logf("the longest stops: %v to plant, %v to take out", planting, removing)
 	vmtest.Healthy(t, vm)
-	var answer int
-	if err := vm.Tell(t.Context(), "blocked0", "hello", &answer); err != nil || answer == 0 {
-		t.Errorf("the blocked thread answered %d, %v", answer, err)
+	l.answers()
+	l.answers()
+	if after := threadsOf(t, vm, pids[:3]); len(threads) < 4 || !isSubset(threads, after) {
+		t.Errorf("threads before: %v; after: %v", threads, after)
+	}
+	if err := vm.Quiet(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 	text.Unchanged(t)
-	if after := regions(t, vm); after != before {
-		t.Errorf("memory areas before:\n%s\nafter:\n%s", before, after)
+	if diff := cmp.Diff(before, areas(t, vm)); diff != "" {
+		t.Errorf("memory areas (-before +after):\n%s", diff)
 	}
 }
 

@@ -43,6 +43,7 @@ func init() { // not a literal: the programs reach the map through pid 1's code
 	workloads["maps"] = holdMaps
 	workloads["sequence"] = sequence
 	workloads["blocked"] = blocked
+	workloads["waits"] = waits
 }
 
 // workloadMain is the process of one workload.
