@@ -42,6 +42,8 @@ type NT struct {
 
 	mu   sync.Mutex
 	pcrs map[int]arch.GVA // protected by mu: by virtual processor, once found
+
+	scanned func() map[int]arch.GVA // of scanPCRs, once
 }
 
 // ErrNoPCR is returned when the KPCR of a processor can't be found.
@@ -88,6 +90,9 @@ func (n *NT) PCR(ctx context.Context, vcpu int) (arch.GVA, error) {
 	}
 	if err != nil {
 		if at = n.pcrOf(vcpu); at == 0 {
+			at = n.scanPCRs()[vcpu]
+		}
+		if at == 0 {
 			return 0, err
 		}
 	}
@@ -111,6 +116,47 @@ func (n *NT) pcrOf(cpu int) arch.GVA {
 		return 0
 	}
 	return at
+}
+
+// scanPCRs looks through physical memory for KPCRs, by the processors' numbers.
+// It is the last resort, takes 0.1 s for 4 GiB, and is done once.
+func (n *NT) scanPCRs() map[int]arch.GVA {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.scanned == nil {
+		n.scanned = sync.OnceValue(n.scan)
+	}
+	return n.scanned()
+}
+
+func (n *NT) scan() map[int]arch.GVA {
+	found := map[int]arch.GVA{}
+	number, err := n.k.types.Field("_KPRCB", "Number")
+	if err != nil {
+		return found
+	}
+	var b [0x28]byte // a KPCR begins on a page and points to itself
+	for _, r := range n.k.g.Regions() {
+		for pa := r.Start.Page(); pa < r.End(); pa += arch.PageSize {
+			if _, err := n.k.g.ReadPhysical(b[:], pa); err != nil {
+				continue
+			}
+			va := arch.GVA(leUint64(b[pcrSelf64:]))
+			if !n.X64 {
+				va = arch.GVA(leUint(b[pcrSelf86 : pcrSelf86+4]))
+			}
+			if va%arch.PageSize != 0 || !isPCR(n.k.space, va, n.X64) {
+				continue
+			}
+			if at, err := n.k.space.Translate(va); err != nil || at != pa {
+				continue
+			}
+			if cpu, err := n.k.space.ReadUint8(va + arch.GVA(n.prcb+number.Offset)); err == nil {
+				found[int(cpu)] = va
+			}
+		}
+	}
+	return found
 }
 
 // CurrentThread returns the KTHREAD that a virtual processor (0-based) runs.

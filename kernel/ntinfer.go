@@ -311,7 +311,7 @@ func (b *ntBuilder) inferFields(context.Context) {
 			return off+15 <= eprocessSize && bytes.HasPrefix(b.system[off:], []byte("System\x00"))
 		}})
 	b.settle(shape{structName: "_EPROCESS", member: "Token", size: b.k.PointerSize(), step: b.k.PointerSize(), high: eprocessSize,
-		what: "it leads to the token of *SYSTEM*", check: b.isSystemToken})
+		what: "it leads to the token of the system", check: b.isSystemToken})
 	b.findWitnesses()
 	b.settleThreads()
 	if len(b.witnesses) > 0 {
@@ -354,7 +354,26 @@ func (b *ntBuilder) isSystemToken(off uint64) bool {
 	if _, err := b.k.space.Read(t[:], at); err != nil {
 		return false
 	}
-	return string(t[:8]) == "*SYSTEM*" || leUint64(t[0x18:]) == systemLUID && printable8(t[:8])
+	return string(t[:8]) == "*SYSTEM*" || leUint64(t[0x18:]) == systemLUID && printable8(t[:8]) || b.isSystemUser(at)
+}
+
+// isSystemUser reports whether the first user of a token is S-1-5-18.
+func (b *ntBuilder) isSystemUser(token arch.GVA) bool {
+	f, err := b.types.field("_TOKEN", "UserAndGroups")
+	if err != nil {
+		return false
+	}
+	groups, err := b.word(token + arch.GVA(f.Offset))
+	if err != nil || !b.nt.KernelAddress(groups) {
+		return false
+	}
+	at, err := b.word(groups)
+	var sid [12]byte
+	if err != nil || !b.nt.KernelAddress(at) {
+		return false
+	}
+	_, err = b.k.space.Read(sid[:], at)
+	return err == nil && sid == [12]byte{1, 1, 0, 0, 0, 0, 0, 5, 18, 0, 0, 0}
 }
 
 func printable8(p []byte) bool {

@@ -20,6 +20,9 @@ import (
 	"github.com/vitrine-vmi/vitrine/tests/ntguest"
 )
 
+// volume is the device that the guest's drive C: is.
+const volume = `\Device\HarddiskVolume2`
+
 // guestLayouts are booted by default; the others of ntguest with
 // VITRINE_TEST_NT_LAYOUTS=all, or those that it lists.
 var guestLayouts = []string{"6.1.7601.17514-x86", "10.0.19045.2965-x64"}
@@ -143,7 +146,11 @@ func guestProcesses(t *testing.T, sys osi.System, truth *ntguest.Truth) {
 		if err != nil {
 			t.Errorf("%+v: %v", p, err)
 		}
-		got = append(got, seenProcess{p.PID, p.PPID, p.Session, p.Handles, p.Threads, p.Name, p.Exe, p.CommandLine, p.User, p.WOW64, p.StartTime})
+		exe := strings.Replace(p.Exe, volume, "C:", 1) // the kernel knows no drive letters
+		if p.PID == 4 {
+			exe = "System"
+		}
+		got = append(got, seenProcess{p.PID, p.PPID, p.Session, p.Handles, p.Threads, p.Name, exe, p.CommandLine, p.User, p.WOW64, p.StartTime})
 	}
 	for _, p := range truth.Processes {
 		if p.PID != 0 {
@@ -251,7 +258,7 @@ func guestMappings(t *testing.T, sys osi.System, p *ntguest.Process) {
 		if m.Kind != osi.MappingFile {
 			file = ""
 		}
-		got = append(got, seen{m.Start, m.End, m.Perms, strings.TrimPrefix(file, `\Device\HarddiskVolume1`)})
+		got = append(got, seen{m.Start, m.End, m.Perms, strings.TrimPrefix(file, volume)})
 	}
 	for _, v := range p.VADs {
 		perms := permissions[v.Protection&7] + "p"

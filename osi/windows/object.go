@@ -114,9 +114,11 @@ func (s *system) objectName(as *vitrine.AddressSpace, body arch.GVA) (string, er
 		}
 	}
 	if len(parts) > 1 && parts[0] == `\` {
-		return `\` + strings.Join(parts[1:], `\`), nil
+		parts = parts[1:]
+	} else if len(parts) < 2 {
+		return strings.Join(parts, `\`), nil // its directories are not known
 	}
-	return strings.Join(parts, `\`), nil
+	return `\` + strings.Join(parts, `\`), nil
 }
 
 // filePath returns the path of a FILE_OBJECT from its device on:
