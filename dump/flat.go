@@ -87,8 +87,7 @@ func readFlat(ctx context.Context, b blob) (*flat, error) {
 	return f, nil
 }
 
-// add appends a record, joining it to the last one where they continue each
-// other in both files (never: there is a header between) or replace it.
+// add appends a record.
 func (f *flat) add(r record) {
 	f.records = append(f.records, r)
 	f.n = max(f.n, r.at+r.size)

@@ -132,6 +132,37 @@ func TestSparseImages(t *testing.T) {
 	}
 }
 
+// Holes of a file are skipped by who looks through all memory.
+func TestHoles(t *testing.T) {
+	path := write(t, nil)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const size, data = 1 << 40, 1 << 39
+	if _, err := f.WriteAt([]byte("data"), data); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Truncate(size); err != nil {
+		t.Skipf("skipped: %v; it runs on a file system with sparse files", err)
+	}
+	g, err := Open(t.Context(), path, &Options{Layout: Layout{{Start: 0x1000}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	if at := g.NextData(0x1000); at > data+0x1000 || at < 0x1000 {
+		t.Errorf("first data at %v, want at most %#x", at, data+0x1000)
+	}
+	if at := g.NextData(data + 0x1000); at != data+0x1000 {
+		t.Errorf("data at %v", at)
+	}
+	if at := g.NextData(1 << 50); at != 1<<50 {
+		t.Errorf("where there is no memory: %v", at)
+	}
+}
+
 // A file that shrinks while it is open is an error, not the end of the process.
 func TestShrinkingImage(t *testing.T) {
 	path := write(t, buildELF(true))

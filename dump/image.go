@@ -32,6 +32,7 @@ var (
 	_ vitrine.PhysicalMapper     = (*image)(nil)
 	_ vitrine.RegisterSource     = (*image)(nil)
 	_ vitrine.NoteSource         = (*image)(nil)
+	_ vitrine.DataFinder         = (*image)(nil)
 	_ vitrine.WindowsCrashSource = (*image)(nil)
 )
 
@@ -69,6 +70,23 @@ func (im *image) MapPhysical(a arch.GPA, n uint64) []byte {
 		return nil
 	}
 	return im.mem.slice(uint64(a), n)
+}
+
+// NextData returns the first address from a on whose byte is in no hole of the
+// file.
+func (im *image) NextData(a arch.GPA) arch.GPA {
+	im.mu.RLock()
+	defer im.mu.RUnlock()
+	m, ok := im.mem.(*linear)
+	if !ok {
+		return a
+	}
+	s := m.find(uint64(a))
+	if s == nil || s.lost {
+		return a
+	}
+	skip := im.file.nextData(s.off+(uint64(a)-s.start)) - s.off
+	return arch.GPA(s.start + min(skip, s.size))
 }
 
 // Regions returns the guest's RAM, as far as the image has it.

@@ -1,6 +1,7 @@
 package dump
 
 import (
+	"errors"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -13,6 +14,18 @@ func mapFile(f *os.File, n int) []byte {
 		return nil
 	}
 	return p
+}
+
+// nextData returns the first place from off on that is in no hole of the file.
+func (b *file) nextData(off uint64) uint64 {
+	at, err := unix.Seek(int(b.f.Fd()), int64(off), unix.SEEK_DATA)
+	switch {
+	case errors.Is(err, unix.ENXIO): // nothing but a hole from here
+		return b.n
+	case err != nil: // a file system that does not tell
+		return off
+	}
+	return max(off, uint64(at))
 }
 
 func unmapFile(p []byte) {

@@ -48,7 +48,6 @@ type virtual struct {
 // Places in a TRIAGE_DUMP64; those of the 32-bit one are the same until
 // TopOfStack, which is half as wide.
 const (
-	triageContext  = 0x0c
 	triageProcess  = 0x20
 	triageThread   = 0x24
 	triageStack    = 0x28

@@ -16,25 +16,24 @@ import (
 
 // winLayout says where the fields of a header are.
 type winLayout struct {
-	size        uint64 // of the header
-	pointer     int    // bytes
-	dtb         int    // the following ones are as wide as a pointer, one behind the other
-	machine     int
-	cpus        int
-	bugCheck    int
-	params      int
-	debugger    int
-	runs        int // PHYSICAL_MEMORY_DESCRIPTOR: number of runs, of pages, runs
-	context     int
-	kind        int
-	contextSize int
+	size     uint64 // of the header
+	pointer  int    // bytes
+	dtb      int    // the following ones are as wide as a pointer, one behind the other
+	machine  int
+	cpus     int
+	bugCheck int
+	params   int
+	debugger int
+	runs     int // PHYSICAL_MEMORY_DESCRIPTOR: number of runs, of pages, runs
+	context  int
+	kind     int
 }
 
 var (
 	win64 = winLayout{size: 0x2000, pointer: 8, dtb: 0x10, machine: 0x30, cpus: 0x34, bugCheck: 0x38, params: 0x40,
-		debugger: 0x80, runs: 0x88, context: 0x348, kind: 0xf98, contextSize: 0x100}
+		debugger: 0x80, runs: 0x88, context: 0x348, kind: 0xf98}
 	win32 = winLayout{size: 0x1000, pointer: 4, dtb: 0x10, machine: 0x20, cpus: 0x24, bugCheck: 0x28, params: 0x2c,
-		debugger: 0x60, runs: 0x64, context: 0x320, kind: 0xf88, contextSize: 0xcc}
+		debugger: 0x60, runs: 0x64, context: 0x320, kind: 0xf88}
 )
 
 // winPAE is where a 32-bit header says whether PAE is on.
@@ -67,8 +66,7 @@ func (h *winHeader) word(at int) uint64 {
 	return binary.LittleEndian.Uint64(h.p[at:])
 }
 
-// address reads a pointer, sign-extended as the processor extends 32-bit ones
-// in no mode: it stays as it is.
+// address reads a pointer; those of 32 bits are not extended.
 func (h *winHeader) address(at int) arch.GVA { return arch.GVA(h.word(at)) }
 
 func (im *image) loadWindows(_ context.Context, b blob) error {

@@ -98,6 +98,10 @@ func rootsFromMemory(ctx context.Context, g *vitrine.Guest) ([]root, error) {
 			if err := ctx.Err(); err != nil {
 				return nil, err
 			}
+			if data := uint64(g.NextData(reg.Start+arch.GPA(at)) - reg.Start); data-at >= scanChunk { // an image of holes
+				at = data/scanChunk*scanChunk - scanChunk
+				continue
+			}
 			var p []byte
 			p, buf = physicalBytes(g, reg.Start+arch.GPA(at), min(scanChunk, reg.Size-at), buf)
 			for ; len(p) >= arch.PageSize && len(have) < maxCandidates; p = p[arch.PageSize:] {

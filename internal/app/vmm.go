@@ -223,8 +223,11 @@ func readE820(k *kernel.Kernel) (ramMap, error) {
 			continue
 		}
 		n, err := as.ReadUint32(at)
-		if err != nil || n == 0 || n > most {
-			last = fmt.Errorf("%s: %d entries, %w", name, n, errors.Join(err))
+		if err == nil && (n == 0 || n > most) {
+			err = fmt.Errorf("%s has %d entries", name, n)
+		}
+		if err != nil {
+			last = err
 			continue
 		}
 		p := make([]byte, entry*n)
