@@ -72,7 +72,8 @@ func (h *winHeader) triageMemory(b blob, c *vitrine.WindowsCrash) (*virtual, err
 	}
 	c.DirectoryTableBase = arch.GPA(m.root)
 
-	top, rest := uint64(0), 0x50+0x10 // behind TopOfStack and what only IA-64 has
+	var top, page uint64
+	rest := 0x50 + 0x10 // behind TopOfStack and what only IA-64 has
 	if h.pointer == 4 {
 		top, rest = u32(triageStackTop), 0x4c
 	} else {
@@ -80,7 +81,6 @@ func (h *winHeader) triageMemory(b blob, c *vitrine.WindowsCrash) (*virtual, err
 	}
 	m.add(top, u32(triageStack+4), u32(triageStack))
 	w := h.pointer
-	page := uint64(0)
 	if w == 8 {
 		page = binary.LittleEndian.Uint64(t[rest:])
 	} else {
@@ -129,7 +129,7 @@ func (m *virtual) addBlocks(off, n uint64, pointer int) {
 	}
 	c := guestio.NewCursor(p)
 	for c.Len() >= int(each) {
-		va := uint64(0)
+		var va uint64
 		if pointer == 8 {
 			va = c.Uint64()
 		} else {

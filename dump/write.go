@@ -225,7 +225,7 @@ func (w *coreWriter) store(p, old []byte, off int64) error {
 	}
 	for at := 0; at < len(p); at += arch.PageSize {
 		end := min(at+arch.PageSize, len(p))
-		same := false
+		var same bool
 		if old != nil {
 			same = bytes.Equal(p[at:end], old[at:end])
 		} else {
