@@ -184,8 +184,11 @@ static void free_tables(u64 t, int first, int last, int shift)
 {
 	pte *e = pv(t);
 	for (int i = first; i < last; i++) {
-		if (!(e[i] & 1))
+		if (!(e[i] & 1)) {
+			if (shift == 12 && e[i] & 0x800) // in transition: the page is the process's still
+				page_free(ADDR(e[i]));
 			continue;
+		}
 		if (shift > 12)
 			free_tables(ADDR(e[i]), 0, 1 << BITS, shift - BITS);
 		else if (page_shared(ADDR(e[i])))

@@ -203,6 +203,7 @@ u32 handle_add(struct proc *p, int type, void *obj, u32 access, const u16 *name)
 struct handle *handle_find(struct proc *p, u32 value);
 int handle_close(struct proc *p, u32 value);
 void cid_add(u32 id, uptr object);
+int cid_used(u32 id);
 void cid_remove(u32 id);
 
 // process.c, user.c

@@ -209,6 +209,7 @@ static void fill(uptr e, uptr object, u32 access)
 }
 
 void cid_add(u32 id, uptr o) { fill(slot(PspCidTable, id / 4), o, 0); }
+int cid_used(u32 id) { return PT(slot(PspCidTable, id / 4), 0) != 0; }
 void cid_remove(u32 id) { fill(slot(PspCidTable, id / 4), 0, 0); }
 
 static u32 count(uptr t, int by)

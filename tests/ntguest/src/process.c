@@ -51,8 +51,10 @@ static uptr token_new(const char *sid, u32 session)
 
 static u32 take_id(void)
 {
+	while (cid_used(next_id))
+		next_id += 4;
 	u32 id = next_id;
-	next_id += 4;
+	next_id = id < 0x20000 ? id + 4 : 0x400; // around before the table is full
 	return id;
 }
 

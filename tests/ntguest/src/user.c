@@ -207,6 +207,8 @@ static void module_add(struct proc *p, struct lists *s, uptr base, uptr size, co
 		text = p->cold;
 		u64 pte = get_pte(p->root, text);
 		put_pte(p->root, text, cold == 2 ? (pte & 0x000ffffffffff000) | 0x880 : 0x6780 << 12 | 0x80);
+		if (cold == 1)
+			page_free(pte & 0x000ffffffffff000);
 		p->cold += 4096;
 	} else {
 		text = ustring(p, path);
