@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/vitrine-vmi/vitrine/internal/testvm"
 )
@@ -147,9 +148,14 @@ func (g *Guest) start(ctx context.Context) error {
 	if g.Options.Paused {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, bootTime)
+	defer cancel()
 	_, err = g.Await(ctx, 0, "end")
 	return err
 }
+
+// bootTime bounds a boot, which takes a second or two on a quiet machine.
+const bootTime = 90 * time.Second
 
 // accept waits for QEMU to call.
 func accept(ctx context.Context, l net.Listener) (net.Conn, error) {
