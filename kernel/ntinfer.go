@@ -205,12 +205,6 @@ var accessors = []accessor{
 // start of the same structure.
 const threadsProcess = "ThreadsProcess"
 
-// fromCode is a member that an accessor's code tells.
-type fromCode struct {
-	field  Field
-	export string
-}
-
 // readAccessor decodes an exported function.
 func (b *ntBuilder) readAccessor(export string) (infer.Value, error) {
 	at, err := b.k.address(export)

@@ -89,7 +89,7 @@ func (s *system) walk(ctx context.Context, as *vitrine.AddressSpace, top arch.GV
 			path = append(path, v)
 			next = v.left
 		}
-		if next = 0; len(path) == 0 {
+		if len(path) == 0 {
 			return
 		}
 		v := path[len(path)-1]

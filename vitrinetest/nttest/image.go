@@ -56,7 +56,7 @@ func (g *Guest) makeHeaders() {
 func (g *Guest) makeExports() uint32 {
 	names := slices.Sorted(maps.Keys(g.Exports))
 	n := uint32(len(names))
-	addresses, strings, ordinals := uint32(edataAt+0x40), uint32(edataAt+0x40+4*n), uint32(edataAt+0x40+8*n)
+	addresses, strings, ordinals := uint32(edataAt+0x40), edataAt+0x40+4*n, edataAt+0x40+8*n
 	text := ordinals + 2*n
 	put := func(at, v uint32) { g.Kernel.PutUint32(g.Base+arch.GVA(at), v) }
 	put(edataAt+12, text)

@@ -81,12 +81,9 @@ func skipEndbr(b []byte) []byte {
 
 // machine follows values through registers.
 type machine struct {
-	mode int // 32 or 64
-	regs [16]Value
-	// pushed holds what was pushed, newest last; the stack pointer is
-	// frame - word*len(pushed) - room.
-	pushed []Value
-	room   int64
+	mode   int // 32 or 64
+	regs   [16]Value
+	pushed []Value // newest last
 }
 
 const (

@@ -182,7 +182,7 @@ func (d *decoder) step(out []byte, base, end int) ([]byte, error) {
 	if d.bit(&d.isMatch[d.state<<4+int(pos)]) == 0 {
 		return d.oneLiteral(out, base)
 	}
-	length := 0
+	var length int
 	if d.bit(&d.isRep[d.state]) == 0 {
 		d.rep[3], d.rep[2], d.rep[1] = d.rep[2], d.rep[1], d.rep[0]
 		length = d.matchLength(&d.length, pos)
