@@ -30,6 +30,7 @@ func TestParse(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &Info{
+		Text:         []byte(sample),
 		Release:      "6.12.107+deb13-cloud-amd64",
 		BuildID:      "e1b6c81f7afcf08c49c197583920e5307d281cdf",
 		KernelOffset: 0xc00000,
