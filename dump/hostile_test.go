@@ -153,7 +153,7 @@ func TestHoles(t *testing.T) {
 	}
 	defer g.Close()
 	if at := g.NextData(0x1000); at > data+0x1000 || at < 0x1000 {
-		t.Errorf("first data at %v, want at most %#x", at, data+0x1000)
+		t.Errorf("first data at %v, want at most %#x", at, uint64(data+0x1000))
 	}
 	if at := g.NextData(data + 0x1000); at != data+0x1000 {
 		t.Errorf("data at %v", at)

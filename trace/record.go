@@ -198,13 +198,22 @@ func (c *caller) dispatched(by entry, nr int) *traced {
 	return t
 }
 
+// until returns how long a call has run at moment m. The guest's clock, of which the traps know little more than its last
+// tick, may say less; calls must not overlap by it.
+func (f *inFlight) until(m *moment) time.Duration {
+	if d := m.time.Sub(f.rec.Time); d >= 0 {
+		return min(d, m.ran-f.ran)
+	}
+	return m.ran - f.ran // the clock was set back
+}
+
 // returned completes the record of a call that returns ret at this moment, and
 // emits it. F must not be used any more.
 func (c *caller) returned(f *inFlight, ret int64) {
 	m := &c.moment
 	c.open.remove(f)
 	f.call.Ret, f.call.Returned = ret, true
-	f.rec.Ret, f.rec.Duration = ret, m.ran-f.ran
+	f.rec.Ret, f.rec.Duration = ret, f.until(m)
 	if f.fn.fd != fdNone && c.files != nil {
 		c.table.fd, c.table.result = int(int32(ret)), c.files.returned(f, c.table.t, ret, m.memory)
 	}
