@@ -23,7 +23,7 @@ build: ## build bin/vitrine, static
 	@$(GO) build -trimpath -ldflags '-s -w' -o bin/vitrine ./cmd/vitrine
 
 test: install-deps ## run all tests, those on real guests too
-	$(GO) test $(TESTFLAGS) ./...
+	@scripts/test $(TESTFLAGS)
 
 short: ## run the tests that need no guest
 	@scripts/install-deps go
