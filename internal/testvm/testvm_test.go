@@ -63,6 +63,28 @@ func TestSharedGuestsWaitForTheirTurn(t *testing.T) {
 	vmtest.Healthy(t, first)
 }
 
+// A guest whose kernel has died, or that a failed test has used, is not handed out again.
+func TestSharedGuestsThatDiedAreReplaced(t *testing.T) {
+	first := vmtest.Shared(t, nil)
+	// The line's answer may not come any more: the kernel dies of it.
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	_, _ = first.Run(ctx, "sh", "-c", "echo c > /proc/sysrq-trigger")
+	for end := time.Now().Add(time.Minute); !strings.Contains(first.Console(), "Kernel panic"); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("the kernel did not panic within a minute: %s", first.Console())
+		}
+	}
+	if running, err := first.Running(t.Context()); err != nil || !running {
+		t.Errorf("the processor of a guest that has panicked runs: %v, %v", running, err)
+	}
+	second := vmtest.Shared(t, nil)
+	if second == first {
+		t.Fatal("the guest was handed out again after its kernel's panic")
+	}
+	vmtest.Healthy(t, second)
+}
+
 // The line must carry what a truth of thousands of processes needs, unharmed.
 func TestLineCarriesBigReplies(t *testing.T) {
 	vm := vmtest.Shared(t, nil)
