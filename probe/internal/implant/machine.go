@@ -34,6 +34,7 @@ func take(ctx context.Context, g *vitrine.Guest, f Facts) (*machine, error) {
 	if err != nil {
 		return nil, err
 	}
+	m.as.Invalidate()
 	return m, nil
 }
 
@@ -62,8 +63,14 @@ func (m *machine) resume() error {
 	return nil
 }
 
+// wait waits for the next stop. What was cached before may be mapped otherwise
+// now: a kernel stack lies in memory that is unmapped when its thread has ended,
+// and the next thread's stack comes to the same address with other pages. By an
+// old translation a thread inside the implant would not be seen, and the return
+// address of a borrowed call would be written into somebody else's page.
 func (m *machine) wait(ctx context.Context) (vitrine.Stop, error) {
 	s, err := m.ctl.Wait(ctx)
+	m.as.Invalidate()
 	if err == nil {
 		m.stopped, m.since = true, time.Now()
 	}

@@ -63,6 +63,7 @@ const maxLeft = 64
 // but such jumps into nops, return addresses in the region into the gadget, and
 // to free the region.
 func findLeft(f Facts) ([]*leftover, error) {
+	f.Space().Invalidate() // the regions of earlier runs may have been where there is another now
 	sites, err := readFtraceSites(f)
 	if err != nil {
 		return nil, err

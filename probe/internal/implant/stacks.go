@@ -69,15 +69,25 @@ func stackSize(f Facts) uint64 {
 	return 16 << 10
 }
 
-// look goes through the processors and all threads.
+// look goes through the processors and all threads. What cannot be read counts
+// as busy: it may be about to change, and is never taken for free of us.
 func (s *stacks) look() (*verdict, error) {
 	v := &verdict{}
 	s.seen = map[arch.GVA]bool{}
-	if n := s.m.word(s.c.data + hdrInside); n != 0 {
+	n, err := s.m.as.ReadUint64(s.c.data + hdrInside)
+	if err != nil {
+		return nil, fmt.Errorf("read count of threads inside: %w", err)
+	}
+	if n != 0 {
 		v.busy = append(v.busy, fmt.Sprintf("%d threads by its own count", n)) // in kernel functions that it has called
 	}
 	for cpu := range s.m.g.CPUs() {
 		if err := s.processor(cpu, v); err != nil {
+			return nil, err
+		}
+	}
+	for cpu := range s.m.g.CPUs() {
+		if err := s.idle(cpu, v); err != nil {
 			return nil, err
 		}
 	}
@@ -134,6 +144,27 @@ func (s *stacks) group(leader arch.GVA, v *verdict) error {
 	return s.thread(leader, v)
 }
 
+// idle looks at a processor's idle task, which is on no list. (init_task, which
+// is, is the first processor's.)
+func (s *stacks) idle(cpu int, v *verdict) error {
+	if _, ok := s.m.f.Symbol(idleTasks); !ok {
+		return nil // a kernel for one processor
+	}
+	at, err := s.m.f.PerCPU(idleTasks, cpu)
+	if err != nil {
+		return err
+	}
+	task, err := s.m.as.ReadUint64(at)
+	if err != nil || task == 0 { // it was never brought up, or is the first
+		return err
+	}
+	return s.thread(arch.GVA(task), v)
+}
+
+// idleTasks is the per-CPU variable that holds the idle tasks of all
+// processors but the first.
+const idleTasks = "idle_threads"
+
 // thread looks at the stack of a thread that does not run.
 func (s *stacks) thread(task arch.GVA, v *verdict) error {
 	if s.seen[task] {
@@ -141,15 +172,25 @@ func (s *stacks) thread(task arch.GVA, v *verdict) error {
 	}
 	s.seen[task] = true
 	v.tasks++
-	stack := s.m.word(task + arch.GVA(s.stack))
-	sp := s.m.word(task + arch.GVA(s.sp))
+	stack, err := s.m.as.ReadUint64(task + arch.GVA(s.stack))
+	if err != nil {
+		return err
+	}
+	sp, err := s.m.as.ReadUint64(task + arch.GVA(s.sp))
+	if err != nil {
+		return err
+	}
 	if stack == 0 || sp < stack || sp >= stack+s.size {
 		return nil // it has ended, or was never there
 	}
-	on, _ := s.m.as.ReadUint32(task + arch.GVA(s.onRunqueue))
+	on, err := s.m.as.ReadUint32(task + arch.GVA(s.onRunqueue))
+	if err != nil {
+		return err
+	}
 	// What is not on a run queue sleeps, and the implant never does. (Since 6.12
 	// sleepers may stay on their queue for a while.)
-	return s.scan(arch.GVA(sp), arch.GVA(stack+s.size), on != 0, task, v)
+	s.scan(arch.GVA(sp), arch.GVA(stack+s.size), on != 0, task, v)
+	return nil
 }
 
 // processor looks at what runs on a processor.
@@ -165,12 +206,19 @@ func (s *stacks) processor(cpu int, v *verdict) error {
 	if err != nil {
 		return err
 	}
-	task := arch.GVA(s.m.word(at))
+	current, err := s.m.as.ReadUint64(at)
+	if err != nil {
+		return err
+	}
+	task := arch.GVA(current)
 	s.seen[task] = true
 	v.tasks++
-	stack := s.m.word(task + arch.GVA(s.stack))
-	if r.User() || stack == 0 {
-		return nil
+	if r.User() || task == 0 {
+		return nil // a processor without a task was never brought up
+	}
+	stack, err := s.m.as.ReadUint64(task + arch.GVA(s.stack))
+	if err != nil {
+		return err
 	}
 	for _, at := range []uint64{r.RSP, r.RSP + 8} { // a return thunk may be on its way there, by a call of its own
 		if w := s.m.word(arch.GVA(at)); s.c.inner(w) {
@@ -182,19 +230,20 @@ func (s *stacks) processor(cpu int, v *verdict) error {
 		v.busy = append(v.busy, fmt.Sprintf("processor %d is on another stack", cpu))
 		return nil
 	}
-	return s.scan(arch.GVA(r.RSP), arch.GVA(stack+s.size), true, task, v)
+	s.scan(arch.GVA(r.RSP), arch.GVA(stack+s.size), true, task, v)
+	return nil
 }
 
 // scan looks at the words from sp to the end of a stack. Of those that point
 // into the implant some are return addresses of wrapped functions; some say
 // where a thread was interrupted; and all others matter only while a thread is
 // inside by the implant's own count, and are leftovers otherwise.
-func (s *stacks) scan(sp, end arch.GVA, mayRun bool, task arch.GVA, v *verdict) error {
+func (s *stacks) scan(sp, end arch.GVA, mayRun bool, task arch.GVA, v *verdict) {
 	sp &^= 7
 	s.buf = slices.Grow(s.buf[:0], int(s.size))[:end-sp]
 	n, err := s.m.as.Read(s.buf, sp)
-	if err != nil && n == 0 {
-		return err
+	if err != nil {
+		v.busy = append(v.busy, fmt.Sprintf("the stack of task %v cannot be read: %v", task, err))
 	}
 	for off := 0; off+8 <= n; off += 8 {
 		w := binary.LittleEndian.Uint64(s.buf[off:])
@@ -206,7 +255,6 @@ func (s *stacks) scan(sp, end arch.GVA, mayRun bool, task arch.GVA, v *verdict) 
 			v.busy = append(v.busy, fmt.Sprintf("thread %d was interrupted at %#x", pid, w))
 		}
 	}
-	return nil
 }
 
 // insideAt reports whether at offset off of the stack p, which begins at sp,

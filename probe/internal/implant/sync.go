@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
+	"github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/arch"
 )
 
@@ -29,7 +30,7 @@ func (r *run) answerEntry(rec *record, before *arch.Registers, returns bool) err
 		}
 		var b [8]byte
 		binary.LittleEndian.PutUint64(b[:], v)
-		if err := r.e.cfg.Facts.Space().Write(b[:], rec.regs+entryArgs+arch.GVA(8*i)); err != nil {
+		if err := writeFresh(r.e.cfg.Facts.Space(), b[:], rec.regs+entryArgs+arch.GVA(8*i)); err != nil {
 			return fmt.Errorf("change argument %d: %w", i, err)
 		}
 	}
@@ -40,4 +41,18 @@ func (r *run) answerEntry(rec *record, before *arch.Registers, returns bool) err
 		return r.ring.answer(answerDrop, 0)
 	}
 	return r.ring.answer(answerGo, 0)
+}
+
+// writeFresh stores the aligned number p at va by the page tables as they are
+// now. An address space remembers translations, and where this thread's stack is
+// an earlier one may have been, in other pages.
+func writeFresh(as *vitrine.AddressSpace, p []byte, va arch.GVA) error {
+	if va%8 != 0 {
+		return fmt.Errorf("write %v: not aligned", va) // a forged record
+	}
+	w, err := as.Walk(va)
+	if err != nil {
+		return err
+	}
+	return as.Guest().WritePhysical(p, w.Addr)
 }
