@@ -173,7 +173,7 @@ func (s *handler) newHit(p *Planted, raw *engine.Hit, th *Thread) *Hit {
 	s.spaces.stale = true
 	h := &s.hot.hit
 	h.Probe, h.Func, h.CPU, h.Return, h.Thread, h.Time, h.Ran = p.probe, raw.Point.Name, raw.CPU, raw.Return, *th, raw.Time, raw.Ran
-	h.raw, h.captures, h.spaces, h.kern, h.facts = raw, p.captures, &s.spaces, s.facts.kernel, s.facts
+	h.raw, h.captures, h.spaces, h.kern, h.kernStale, h.facts = raw, p.captures, &s.spaces, s.facts.kernel, true, s.facts
 	return h
 }
 

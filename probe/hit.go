@@ -30,7 +30,9 @@ type Hit struct {
 	captures []int // positions in raw.Captured of Probe.Capture
 	spaces   *spaces
 	kern     *vitrine.AddressSpace
-	facts    *facts
+	// kernStale says that the guest has run since kern was last asked for.
+	kernStale bool
+	facts     *facts
 }
 
 // Sync reports whether the guest waits for the callback; only then may it
@@ -59,8 +61,16 @@ func (h *Hit) Registers() (arch.Registers, error) {
 	return *h.raw.Regs, nil
 }
 
-// Kernel returns the guest kernel's address space.
-func (h *Hit) Kernel() *vitrine.AddressSpace { return h.kern }
+// Kernel returns the guest kernel's address space. Under sync delivery it knows
+// nothing of what was mapped before this hit: the guest waits, and what a
+// callback writes must not go where another thread's stack was once.
+func (h *Hit) Kernel() *vitrine.AddressSpace {
+	if h.kernStale && h.Sync() {
+		h.kern.Invalidate()
+	}
+	h.kernStale = false
+	return h.kern
+}
 
 // Process returns the address space in use at the hit: the process's memory and
 // the kernel's. It is valid until the callback returns. With page-table
