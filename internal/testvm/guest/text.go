@@ -4,39 +4,30 @@ package main
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"debug/elf"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
-	"slices"
-	"sort"
 	"strconv"
-	"strings"
 	"sync"
 
 	"github.com/vitrine-vmi/vitrine/internal/testvm/wire"
 )
 
-// textKeeper holds a copy of the kernel's own text, read through /proc/kcore, to prove later that nobody changed it.
+// textKeeper holds a copy of the kernel's own text, read through /proc/kcore, to prove later that nobody changed it. What
+// does not change while the kernel runs is found out once: under TCG that takes longer than all the rest.
 //
 // Kernel text changes by itself at the sites of jump labels (static keys) and static calls: their tables are read, and
 // a difference there is counted but not reported as foreign.
 type textKeeper struct {
 	// mu guards the rest.
 	mu    sync.Mutex
-	syms  []symbol // text symbols in address order
+	names []byte // /proc/kallsyms but for modules, as it is; nil before the first baseline
 	start uint64
 	copy  []byte
 	own   []bool // bytes that the kernel may patch itself
 	count int
-}
-
-type symbol struct {
-	addr uint64
-	name string
 }
 
 func (k *textKeeper) baseline() (wire.TextBaseline, error) {
@@ -47,60 +38,55 @@ func (k *textKeeper) baseline() (wire.TextBaseline, error) {
 		return wire.TextBaseline{}, err
 	}
 	defer core.Close()
-	named, err := k.loadSymbols()
-	if err != nil {
+	if k.names == nil {
+		if err := k.learn(core); err != nil {
+			k.names = nil
+			return wire.TextBaseline{}, err
+		}
+	}
+	if k.copy, err = readCore(core, k.start, uint64(len(k.own))); err != nil {
 		return wire.TextBaseline{}, err
+	}
+	return wire.TextBaseline{Start: k.start, End: k.start + uint64(len(k.own)), Ignored: k.count}, nil
+}
+
+// learn finds the text and what of it the kernel itself may patch.
+func (k *textKeeper) learn(core *os.File) error {
+	all, err := os.ReadFile("/proc/kallsyms")
+	if err != nil {
+		return err
+	}
+	k.names = all
+	if i := bytes.IndexByte(all, '['); i >= 0 { // the first symbol of a module: they are last
+		k.names = bytes.Clone(all[:bytes.LastIndexByte(all[:i], '\n')+1])
+	}
+	named := map[string]uint64{}
+	for _, name := range []string{"_stext", "_etext", "__start___jump_table", "__stop___jump_table", "__start_static_call_sites", "__stop_static_call_sites"} {
+		named[name] = k.symbol(name)
 	}
 	k.start = named["_stext"]
 	end := named["_etext"]
 	if k.start == 0 || end <= k.start || end-k.start > 64<<20 {
-		return wire.TextBaseline{}, fmt.Errorf("kernel text at %#x-%#x makes no sense", k.start, end)
+		return fmt.Errorf("kernel text at %#x-%#x makes no sense", k.start, end)
 	}
-	if k.copy, err = readCore(core, k.start, end-k.start); err != nil {
-		return wire.TextBaseline{}, err
-	}
-	k.own, k.count = make([]bool, len(k.copy)), 0
-	if err := k.markSites(core, named); err != nil {
-		return wire.TextBaseline{}, err
-	}
-	return wire.TextBaseline{Start: k.start, End: end, SHA256: k.sum(k.copy), Ignored: k.count}, nil
+	k.own, k.count = make([]bool, end-k.start), 0
+	return k.markSites(core, named)
 }
 
-// loadSymbols fills syms and returns the addresses of the named bounds.
-func (k *textKeeper) loadSymbols() (map[string]uint64, error) {
-	text, err := os.ReadFile("/proc/kallsyms")
-	if err != nil {
-		return nil, err
+// symbol returns the address of a symbol that is not a module's, 0 when it is absent.
+func (k *textKeeper) symbol(name string) uint64 {
+	i := bytes.Index(k.names, []byte(" "+name+"\n"))
+	if i < 0 {
+		return 0
 	}
-	named := map[string]uint64{}
-	k.syms = k.syms[:0]
-	for line := range bytes.Lines(text) {
-		f := strings.Fields(string(line))
-		if len(f) != 3 { // a fourth field names the module
-			continue
-		}
-		addr, err := strconv.ParseUint(f[0], 16, 64)
-		if err != nil {
-			return nil, fmt.Errorf("parse /proc/kallsyms: %w", err)
-		}
-		switch f[2] {
-		case "_stext", "_etext", "__start___jump_table", "__stop___jump_table", "__start_static_call_sites", "__stop_static_call_sites":
-			named[f[2]] = addr
-		}
-		if f[1] == "t" || f[1] == "T" {
-			k.syms = append(k.syms, symbol{addr, f[2]})
-		}
-	}
-	slices.SortFunc(k.syms, func(a, b symbol) int {
-		switch {
-		case a.addr < b.addr:
-			return -1
-		case a.addr > b.addr:
-			return 1
-		}
-		return strings.Compare(a.name, b.name)
-	})
-	return named, nil
+	return address(k.names[bytes.LastIndexByte(k.names[:i], '\n')+1:])
+}
+
+// address returns the number that a line of /proc/kallsyms begins with.
+func address(line []byte) uint64 {
+	digits, _, _ := bytes.Cut(line[:min(len(line), 17)], []byte(" "))
+	n, _ := strconv.ParseUint(string(digits), 16, 64) // 0 is no address of text
+	return n
 }
 
 // markSites marks what the kernel itself may patch. struct jump_entry is {s32 code, s32 target, long key} and struct
@@ -126,12 +112,13 @@ func (k *textKeeper) markSites(core *os.File, named map[string]uint64) error {
 			k.mark(start+uint64(i)+uint64(int64(rel)), 5)
 		}
 	}
-	for _, s := range k.syms {
-		if strings.HasPrefix(s.name, "__SCT__") {
-			k.mark(s.addr, 8)
+	trampoline := []byte(" __SCT__")
+	for rest, at := k.names, 0; ; rest = rest[at+len(trampoline):] {
+		if at = bytes.Index(rest, trampoline); at < 0 {
+			return nil
 		}
+		k.mark(address(rest[bytes.LastIndexByte(rest[:at], '\n')+1:]), 8)
 	}
-	return nil
 }
 
 func (k *textKeeper) mark(addr uint64, n int) {
@@ -162,8 +149,18 @@ func (k *textKeeper) diff() (wire.TextDiff, error) {
 	if err != nil {
 		return wire.TextDiff{}, err
 	}
-	d := wire.TextDiff{SHA256: k.sum(now)}
-	for i := 0; i < len(now); i++ {
+	var d wire.TextDiff
+	for at := 0; at < len(now); at += 4096 {
+		if end := min(at+4096, len(now)); !bytes.Equal(now[at:end], k.copy[at:end]) {
+			k.diffPage(&d, now, at, end)
+		}
+	}
+	return d, nil
+}
+
+// diffPage adds what differs of one page.
+func (k *textKeeper) diffPage(d *wire.TextDiff, now []byte, at, end int) {
+	for i := at; i < end; i++ {
 		if now[i] == k.copy[i] {
 			continue
 		}
@@ -172,7 +169,7 @@ func (k *textKeeper) diff() (wire.TextDiff, error) {
 			continue
 		}
 		j := i
-		for j < len(now) && now[j] != k.copy[j] && !k.own[j] {
+		for j < end && now[j] != k.copy[j] && !k.own[j] {
 			j++
 		}
 		if len(d.Ranges) < 64 {
@@ -180,7 +177,6 @@ func (k *textKeeper) diff() (wire.TextDiff, error) {
 		}
 		i = j - 1
 	}
-	return d, nil
 }
 
 func (k *textKeeper) changed(now []byte, i, j int) wire.TextRange {
@@ -188,24 +184,23 @@ func (k *textKeeper) changed(now []byte, i, j int) wire.TextRange {
 	return wire.TextRange{Addr: addr, Symbol: k.name(addr), Old: k.copy[i:j], New: now[i:j]}
 }
 
+// name says where in which function an address is.
 func (k *textKeeper) name(addr uint64) string {
-	i := sort.Search(len(k.syms), func(i int) bool { return k.syms[i].addr > addr })
-	if i == 0 {
-		return ""
-	}
-	return fmt.Sprintf("%s+%#x", k.syms[i-1].name, addr-k.syms[i-1].addr)
-}
-
-// sum hashes text with the kernel's own patch sites zeroed.
-func (k *textKeeper) sum(text []byte) string {
-	masked := slices.Clone(text)
-	for i, own := range k.own {
-		if own {
-			masked[i] = 0
+	var best uint64
+	var name []byte
+	for line := range bytes.Lines(k.names) {
+		f := bytes.Fields(line)
+		if len(f) != 3 || (f[1][0] != 't' && f[1][0] != 'T') {
+			continue
+		}
+		if at := address(line); at <= addr && at >= best {
+			best, name = at, f[2]
 		}
 	}
-	s := sha256.Sum256(masked)
-	return hex.EncodeToString(s[:])
+	if best == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s+%#x", name, addr-best)
 }
 
 // readCore reads kernel virtual memory through the ELF segments of /proc/kcore.

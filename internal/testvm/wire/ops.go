@@ -130,13 +130,11 @@ type RmmodArgs struct {
 type TextBaseline struct {
 	Start   uint64 `json:"start"`   // _stext
 	End     uint64 `json:"end"`     // _etext
-	SHA256  string `json:"sha256"`  // of all bytes, those of the ignored sites set to zero
 	Ignored int    `json:"ignored"` // places that the kernel itself may patch: jump labels, static calls
 }
 
 // TextDiff is what differs from the baseline, the places that the kernel itself may patch left out.
 type TextDiff struct {
-	SHA256 string      `json:"sha256"`
 	Ranges []TextRange `json:"ranges,omitempty"` // at most 64
 	Own    int         `json:"own"`              // differing places that the kernel itself may patch
 }
