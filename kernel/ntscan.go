@@ -59,6 +59,10 @@ func (d *describer) bySystemProcess(ctx context.Context) (*ntFound, error) {
 			if ctx.Err() != nil {
 				return nil, fmt.Errorf("describe guest: %w", ctx.Err())
 			}
+			if data := min(d.g.NextData(at), r.End()); data-at >= scanPiece { // an image of holes
+				at += (data-at)/scanPiece*scanPiece - scanPiece
+				continue
+			}
 			n, _ := d.g.ReadPhysical(buf[:min(uint64(len(buf)), uint64(r.End()-at))], at)
 			for from := 0; from < n; {
 				i := bytes.Index(buf[from:n], name)
