@@ -149,6 +149,9 @@ func (d *describer) locate(ctx context.Context) (*found, error) {
 	if f := d.byNote(); f != nil {
 		return f, nil
 	}
+	if d.searched() {
+		return nil, notBooted(ctx, d.g, nil, errors.New("the page tables that its vmcoreinfo names map no kernel"))
+	}
 	roots, err := rootsFromMemory(ctx, d.g)
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("describe guest: %w", ctx.Err())
@@ -158,6 +161,12 @@ func (d *describer) locate(ctx context.Context) (*found, error) {
 	}
 	return d.onlyOne(ctx, roots)
 }
+
+// searched reports whether the guest's memory has been looked through already: a
+// running guest without registers has its VMCOREINFO from there (see
+// qemu.OpenProcess). Its opener tries many layouts of that memory, and to look
+// through it again for each would take minutes.
+func (d *describer) searched() bool { return d.g.Info().Live && len(d.g.VMCoreInfo()) > 0 }
 
 // byNote follows the VMCOREINFO that came with an image, nil where it leads to
 // no kernel: looking through all memory for it takes as long as reading it.

@@ -117,6 +117,9 @@ func (d *describer) findNT(ctx context.Context) (*ntFound, error) {
 	for cpu := range min(d.g.CPUs(), maxCPUs) {
 		r, err := d.g.Registers(ctx, cpu)
 		if errors.Is(err, errors.ErrUnsupported) {
+			if d.searched() { // what was found there is Linux's
+				return nil, errNoNT
+			}
 			return d.scanNT(ctx)
 		}
 		if err != nil {

@@ -67,7 +67,7 @@ func ProcessBlocks(pid int) ([]Block, error) {
 // blocksOf groups mappings into blocks.
 func blocksOf(vmas []host.VMA) []Block {
 	files := map[string]*Block{}
-	var out []*Block
+	var out, anonymous []*Block
 	var last *Block // without a file, to go on with
 	for _, v := range vmas {
 		if v.Perms[:2] != "rw" || strings.HasPrefix(v.Path, "[") && !strings.HasPrefix(v.Path, "[anon") {
@@ -82,7 +82,7 @@ func blocksOf(vmas []host.VMA) []Block {
 				continue
 			}
 			last = &Block{Name: fmt.Sprintf("%#x", v.Start), Size: p.size, pieces: []blockPiece{p}}
-			out = append(out, last)
+			anonymous = append(anonymous, last)
 			continue
 		}
 		last = nil
@@ -96,7 +96,41 @@ func blocksOf(vmas []host.VMA) []Block {
 		}
 		b.pieces = append(b.pieces, p)
 	}
+	for _, b := range anonymous {
+		out = append(append(out, b), b.within()...)
+	}
 	return largest(out)
+}
+
+// within returns the blocks that may be RAM of a guest in one without a file: its
+// largest mapping, and all from there on. What a process has mapped side by side
+// need not belong together: a thread's stack may lie just below the RAM.
+func (b *Block) within() []*Block {
+	if len(b.pieces) < 2 {
+		return nil
+	}
+	at := 0
+	for i, p := range b.pieces {
+		if p.size > b.pieces[at].size {
+			at = i
+		}
+	}
+	from := b.pieces[at]
+	var out []*Block
+	part := func(end int) {
+		c := &Block{Name: fmt.Sprintf("%#x", from.hva)}
+		for _, p := range b.pieces[at:end] {
+			c.pieces = append(c.pieces, blockPiece{p.offset - from.offset, p.size, p.hva})
+		}
+		out = append(out, c)
+	}
+	if at > 0 {
+		part(len(b.pieces))
+	}
+	if at+1 < len(b.pieces) {
+		part(at + 1)
+	}
+	return out
 }
 
 // largest returns the blocks that are large enough, the largest first, with

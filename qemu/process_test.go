@@ -25,6 +25,27 @@ func TestBlocksOf(t *testing.T) {
 	want := []Block{
 		{Name: "memfd:ram (deleted)", Size: 64 * m, pieces: []blockPiece{{0, 40 * m, 0x60000000}, {40 * m, 24 * m, 0x40000000 + 8*m}}},
 		{Name: "0x20000000", Size: 48 * m, pieces: []blockPiece{{0, 16 * m, 0x20000000}, {16 * m, 32 * m, 0x20000000 + 16*m}}},
+		{Name: "0x21000000", Size: 32 * m, pieces: []blockPiece{{0, 32 * m, 0x20000000 + 16*m}}},
+	}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(Block{}, blockPiece{})); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// RAM between a thread's stack and other memory is also a block by itself, and
+// one with what follows.
+func TestBlocksWithinBlocks(t *testing.T) {
+	const m = 1 << 20
+	got := blocksOf([]host.VMA{
+		{Start: 0x10000000, End: 0x10000000 + 8*m, Perms: "rw-p"},
+		{Start: 0x10000000 + 8*m, End: 0x10000000 + 72*m, Perms: "rw-p"},
+		{Start: 0x10000000 + 72*m, End: 0x10000000 + 80*m, Perms: "rw-p"},
+	})
+	stack, ram, rest := uint64(0x10000000), uint64(0x10800000), uint64(0x14800000)
+	want := []Block{
+		{Name: "0x10000000", Size: 80 * m, pieces: []blockPiece{{0, 8 * m, stack}, {8 * m, 64 * m, ram}, {72 * m, 8 * m, rest}}},
+		{Name: "0x10800000", Size: 72 * m, pieces: []blockPiece{{0, 64 * m, ram}, {64 * m, 8 * m, rest}}},
+		{Name: "0x10800000", Size: 64 * m, pieces: []blockPiece{{0, 64 * m, ram}}},
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(Block{}, blockPiece{})); diff != "" {
 		t.Error(diff)
