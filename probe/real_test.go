@@ -3,8 +3,8 @@ package probe_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -69,6 +69,10 @@ func mustAdd(t testing.TB, s *probe.Session, probes ...*probe.Probe) {
 	}
 }
 
+// patience bounds what takes a moment on a quiet host, and may take long on a
+// busy one.
+const patience = 3 * time.Minute
+
 // background runs a session and returns when the guest runs with the probes in.
 // The returned function waits for the end and returns Run's error.
 func background(t testing.TB, vm *testvm.VM, s *probe.Session) (end func() error) {
@@ -76,7 +80,7 @@ func background(t testing.TB, vm *testvm.VM, s *probe.Session) (end func() error
 	n := len(vm.Events(0))
 	done := make(chan error, 1)
 	go func() { done <- s.Run(t.Context()) }()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if _, err := vm.AwaitEvent(ctx, n, "RESUME"); err != nil {
 		s.Quit()
@@ -87,8 +91,8 @@ func background(t testing.TB, vm *testvm.VM, s *probe.Session) (end func() error
 		select {
 		case err := <-done:
 			return err
-		case <-time.After(time.Minute):
-			t.Fatal("Run did not end within a minute")
+		case <-time.After(patience):
+			t.Fatalf("Run did not end within %v", patience)
 			return nil
 		}
 	}
@@ -133,6 +137,7 @@ func testTrapPairs(t *testing.T, o *testvm.Options) {
 	spawn(t, vm, "load", "load")
 	before := vmtest.Rate(t, vm, "load", 2*time.Second)
 	returned, never := 0, 0
+	var began time.Time
 	add := func(names ...string) {
 		for _, n := range names {
 			if _, err := s.Kernel().Symbol(n); err != nil {
@@ -151,14 +156,17 @@ func testTrapPairs(t *testing.T, o *testvm.Options) {
 					if got, ok := v.(callValue); !ok || got != (callValue{h.Func, h.Thread.TID, r.RSP}) {
 						t.Errorf("return of thread %d from %s (sp %#x) got %+v", h.Thread.TID, h.Func, r.RSP, v)
 					}
-					returned++
+					if returned++; returned >= trapReturns && time.Since(began) > trapTime {
+						s.Quit()
+					}
 				}})
 		}
 	}
 	add("__x64_sys_openat", "__x64_sys_close", "__x64_sys_execve", "__x64_sys_wait4", "__x64_sys_exit_group",
 		"__x64_sys_clone", "do_filp_open", "kernel_clone", "do_exit", "begin_new_exec", "wake_up_new_task", "__x64_sys_mmap", "vm_mmap_pgoff", "handle_mm_fault")
-	ctx, cancel := context.WithTimeout(t.Context(), trapTime)
+	ctx, cancel := context.WithTimeout(t.Context(), trapTime+patience)
 	defer cancel()
+	began = time.Now()
 	if err := s.Run(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -172,17 +180,33 @@ func testTrapPairs(t *testing.T, o *testvm.Options) {
 		t.Errorf("%d calls did not return, %d of them never could", st.Unreturned, never)
 	}
 	vmtest.Healthy(t, vm)
-	if after := vmtest.Rate(t, vm, "load", 2*time.Second); after < before/4 { // the host has other things to do, too
-		t.Errorf("the guest does %.0f rounds a second after the trace, did %.0f before", after, before)
-	}
+	backToSpeed(t, vm, before)
 	if err := vm.Quiet(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	text.Unchanged(t)
 }
 
-// trapTime is for how long a loaded guest is traced.
-const trapTime = 8 * time.Second
+// trapTime and trapReturns are for how long a loaded guest is traced at least,
+// and how many returns that must have given.
+const (
+	trapTime    = 5 * time.Second
+	trapReturns = 20
+)
+
+// backToSpeed waits until the guest's load goes about as fast as before. A guest
+// that a debugger still steps is slower by far more than the factor; the host may
+// have other things to do now.
+func backToSpeed(t *testing.T, vm *testvm.VM, before float64) {
+	t.Helper()
+	after := 0.0
+	for began := time.Now(); time.Since(began) < patience; {
+		if after = vmtest.Rate(t, vm, "load", 2*time.Second); after >= before/4 {
+			return
+		}
+	}
+	t.Errorf("the guest does %.0f rounds a second after the trace, did %.0f before", after, before)
+}
 
 // testTrapSequence compares what is seen with what two threads say they did,
 // while others keep the processors busy.
@@ -227,6 +251,7 @@ func testTrapBlocked(t *testing.T, o *testvm.Options) {
 	vm := vmtest.Shared(t, o)
 	_, s := trapSession(t, vm.QMP)
 	blocked := vmtest.Spawn(t, vm, "blocked", "blocked")
+	awaitRead(t, vm, blocked.PID)
 	var got []int64
 	values := 0
 	mustAdd(t, s, &probe.Probe{Func: "__x64_sys_read", Filter: &probe.Filter{PIDs: []int{blocked.PID}},
@@ -258,6 +283,22 @@ func testTrapBlocked(t *testing.T, o *testvm.Options) {
 	if st := s.Stats(); st.Unreturned != 1 {
 		t.Errorf("%d calls under way at the end, want the one read: %+v", st.Unreturned, st)
 	}
+}
+
+// awaitRead waits until the first thread of a process is in read(2).
+func awaitRead(t *testing.T, vm *testvm.VM, pid int) {
+	t.Helper()
+	var now []byte
+	for began := time.Now(); time.Since(began) < patience; time.Sleep(20 * time.Millisecond) {
+		var err error
+		if now, err = vm.ReadFile(t.Context(), fmt.Sprintf("/proc/%d/syscall", pid)); err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasPrefix(string(now), "0 0x0 ") { // of standard input
+			return
+		}
+	}
+	t.Fatalf("process %d does not wait in read: %s", pid, now)
 }
 
 // testTrapSkip answers calls in the kernel's place, and changes results.
@@ -318,7 +359,7 @@ func testTrapEnds(t *testing.T, o *testvm.Options) {
 	if err := end(); err != nil {
 		t.Errorf("Run after Quit: %v", err)
 	}
-	if d := time.Since(at); d > 5*time.Second {
+	if d := time.Since(at); d > 30*time.Second { // a moment; nobody is to wait for a hit that never comes
 		t.Errorf("Quit took %v", d)
 	}
 	vmtest.Healthy(t, vm)
@@ -363,105 +404,5 @@ func testTrapEnds(t *testing.T, o *testvm.Options) {
 func panicAt(n, at int64) {
 	if n >= at {
 		panic("enough")
-	}
-}
-
-// traceUntilKilled names the environment variable that makes this test binary
-// trace the guest behind a monitor's socket until it is killed.
-const traceUntilKilled = "VITRINE_TEST_TRACE_UNTIL_KILLED"
-
-func childMain(qmp string) int {
-	ctx := context.Background()
-	g, err := qemu.Attach(ctx, qmp, nil)
-	if err != nil {
-		return fail(err)
-	}
-	k, err := kernel.Describe(ctx, g, nil)
-	if err != nil {
-		return fail(err)
-	}
-	s, err := probe.New(g, k, &probe.Options{Engine: probe.Trap})
-	if err != nil {
-		return fail(err)
-	}
-	_, err = s.Add(&probe.Probe{Func: "__x64_sys_getppid",
-		Enter: func(*probe.Hit) any { os.Stdout.WriteString("hit\n"); return nil }, Return: func(*probe.Hit, any) {}})
-	if err != nil {
-		return fail(err)
-	}
-	return fail(s.Run(ctx))
-}
-
-func fail(err error) int {
-	os.Stderr.WriteString(err.Error() + "\n")
-	return 1
-}
-
-// TestTrapKilled kills a tracing process in mid-trace; Repair must bring the
-// guest back as it was.
-func TestTrapKilled(t *testing.T) {
-	vm := vmtest.Shared(t, &testvm.Options{Kernel: "6.1-cloud", CPUs: 2, RAM: testvm.SharedMemfd})
-	text := vmtest.SnapshotText(t, vm)
-	spawn(t, vm, "getppid", "gp")
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), traceUntilKilled+"="+vm.QMP)
-	cmd.Stderr = t.Output()
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	buf := make([]byte, 4)
-	for range 20 { // in the midst of it
-		if _, err := out.Read(buf); err != nil {
-			t.Fatalf("the child ended: %v", err)
-		}
-	}
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = cmd.Wait()
-	g, err := qemu.Attach(t.Context(), vm.QMP, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer g.Close()
-	did, err := g.Repair(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("repair: %q", did)
-	vmtest.Healthy(t, vm)
-	if err := vm.Quiet(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	text.Unchanged(t)
-}
-
-// TestTrapReset resets the guest in mid-trace, and then ends it.
-func TestTrapReset(t *testing.T) {
-	vm := vmtest.Boot(t, &testvm.Options{Kernel: "6.1-cloud"})
-	_, s := trapSession(t, vm.QMP)
-	mustAdd(t, s, &probe.Probe{Func: "__x64_sys_getppid", Enter: func(*probe.Hit) any { return nil }})
-	end := background(t, vm, s)
-	if _, err := vm.Execute(t.Context(), "system_reset", nil); err != nil {
-		t.Fatal(err)
-	}
-	if err := end(); !errors.Is(err, vitrine.ErrReset) {
-		t.Errorf("Run of a guest that was reset = %v", err)
-	}
-	if err := vm.AwaitBoot(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	vmtest.Healthy(t, vm)
-
-	end = background(t, vm, s) // its breakpoints lie in a kernel that is no more: harmless
-	if _, err := vm.Execute(t.Context(), "quit", nil); err != nil {
-		t.Fatal(err)
-	}
-	if err := end(); !errors.Is(err, vitrine.ErrGone) {
-		t.Errorf("Run of a guest that ended = %v", err)
 	}
 }
