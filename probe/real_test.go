@@ -285,20 +285,22 @@ func testTrapBlocked(t *testing.T, o *testvm.Options) {
 	}
 }
 
-// awaitRead waits until the first thread of a process is in read(2).
+// awaitRead waits until a thread of a process is in read(2) of standard input.
 func awaitRead(t *testing.T, vm *testvm.VM, pid int) {
 	t.Helper()
 	var now []byte
 	for began := time.Now(); time.Since(began) < patience; time.Sleep(20 * time.Millisecond) {
 		var err error
-		if now, err = vm.ReadFile(t.Context(), fmt.Sprintf("/proc/%d/syscall", pid)); err != nil {
+		if now, err = vm.Run(t.Context(), "sh", "-c", fmt.Sprintf("cat /proc/%d/task/*/syscall", pid)); err != nil {
 			t.Fatal(err)
 		}
-		if strings.HasPrefix(string(now), "0 0x0 ") { // of standard input
-			return
+		for line := range strings.Lines(string(now)) {
+			if strings.HasPrefix(line, "0 0x0 ") {
+				return
+			}
 		}
 	}
-	t.Fatalf("process %d does not wait in read: %s", pid, now)
+	t.Fatalf("no thread of %d waits in read: %s", pid, now)
 }
 
 // testTrapSkip answers calls in the kernel's place, and changes results.

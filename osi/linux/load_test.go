@@ -3,43 +3,32 @@ package linux_test
 import (
 	"errors"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/internal/testvm"
-	"github.com/vitrine-vmi/vitrine/internal/testvm/seen"
 	"github.com/vitrine-vmi/vitrine/internal/testvm/vmtest"
 	"github.com/vitrine-vmi/vitrine/osi"
-	"golang.org/x/sys/unix"
 )
 
 // plainName is what every name of the test's programs and of the kernel's
 // threads looks like: anything else is a torn read.
 var plainName = regexp.MustCompile(`^[0-9A-Za-z_./:()<>+-]{1,15}$`)
 
-// TestManyProcesses lists a guest of 2,000 processes: in little time of the
-// host's processor while it is quiet, and rightly while it forks, executes and
-// exits as fast as it goes.
-func TestManyProcesses(t *testing.T) {
-	vm := vmtest.Boot(t, &testvm.Options{Kernel: "6.1-cloud", CPUs: 2, Memory: 1024})
-	kids := vmtest.Spawn(t, vm, "procs", "many", "2000").TIDs
-	_, _, sys := seen.Open(t, vm)
-	best := time.Hour
-	for range 10 {
-		start := processorTime(t)
-		checkKids(t, sys, kids)
-		best = min(best, processorTime(t)-start)
-	}
-	t.Logf("%d processes in %v of processor time", len(kids), best)
-	if best > 200*time.Millisecond { // 100 ms is what is wanted, of a quiet host: bench measures it
-		t.Errorf("listing %d processes took %v of processor time at best", len(kids), best)
-	}
+// testManyProcesses lists a guest of many processes (2,000 with
+// VITRINE_TEST_EVENTS=100: to fork them takes a guest under TCG a minute), while
+// it is quiet and while it forks, executes and exits as fast as it goes. How long
+// a list takes is for bench.
+func testManyProcesses(t *testing.T, vm *testvm.VM, sys osi.System) {
+	kids := vmtest.Spawn(t, vm, "procs", "many", strconv.Itoa(count(2000, 400))).TIDs
+	checkKids(t, sys, kids)
 	vmtest.Spawn(t, vm, "load", "load")
 	unmoved := vmtest.NoStops(t, vm)
 	rounds, asked := 0, map[string]int{}
-	for start := time.Now(); time.Since(start) < 5*time.Second; rounds++ {
+	for start := time.Now(); rounds < 10 || time.Since(start) < 3*time.Second; rounds++ {
 		for _, p := range checkKids(t, sys, kids) {
 			if !strings.HasPrefix(p.Name, "kid") {
 				askAll(t, sys, p, asked)
@@ -49,16 +38,6 @@ func TestManyProcesses(t *testing.T) {
 	unmoved()
 	t.Logf("under load: %d lists, answers %v", rounds, asked)
 	vmtest.Healthy(t, vm)
-}
-
-// processorTime is what this process has used so far.
-func processorTime(t *testing.T) time.Duration {
-	t.Helper()
-	var u unix.Rusage
-	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
-		t.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // checkKids lists all processes. Each one of kids must be there, none twice,

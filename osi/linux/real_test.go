@@ -43,11 +43,15 @@ func guests() []testvm.Options {
 func TestRealGuests(t *testing.T) {
 	for _, o := range guests() {
 		t.Run(o.Kernel, func(t *testing.T) {
+			if o.Kernel == "6.1-cloud" && os.Getenv("VITRINE_TEST_EVENTS") != "" {
+				o.Memory = 1024 // for thousands of processes
+			}
 			vm := vmtest.Boot(t, &o)
 			g, _, sys := seen.Open(t, vm)
 			t.Run("conformance", func(t *testing.T) { testConformance(t, vm, g, sys) })
 			if o.Kernel == "6.1-cloud" || os.Getenv("VITRINE_TEST_EVENTS") != "" {
 				t.Run("confinement", func(t *testing.T) { testConfinement(t, vm, sys) })
+				t.Run("many processes", func(t *testing.T) { testManyProcesses(t, vm, sys) })
 				t.Run("lives", func(t *testing.T) { testLives(t, vm, g) })
 				t.Run("lists agree with events", func(t *testing.T) { testListsAgree(t, vm, g, count(1000, 20)) })
 			}

@@ -3,6 +3,7 @@
 package ostruth
 
 import (
+	"bytes"
 	"slices"
 	"strings"
 	"testing"
@@ -16,11 +17,18 @@ import (
 	"github.com/vitrine-vmi/vitrine/vitrinetest/providertest"
 )
 
-// Of asks the guest twice and keeps the processes that were the same both times. Those of the ground-truth program
-// itself, which works while it reports, and workers of the kernel's workqueues, which come and go, are left out.
+// looks bounds how often a guest is asked until nothing changes any more: what has just been started settles.
+const looks = 8
+
+// Of asks the guest until it says the same twice, and keeps the processes that were the same both times. Those of the
+// ground-truth program itself, which works while it reports, and workers of the kernel's workqueues, which come and go,
+// are left out.
 func Of(t testing.TB, vm *testvm.VM) *providertest.Truth {
 	t.Helper()
 	first, second := vmtest.Truth(t, vm), vmtest.Truth(t, vm)
+	for n := 2; n < looks && !slices.EqualFunc(stays(first), stays(second), same); n++ {
+		first, second = second, vmtest.Truth(t, vm)
+	}
 	truth := &providertest.Truth{StartTolerance: 11 * time.Millisecond, Modules: []osi.Module{}}
 	for _, m := range second.Modules {
 		truth.Modules = append(truth.Modules, osi.Module{Name: m.Name, Base: arch.GVA(m.Base), Size: m.Size})
@@ -28,7 +36,7 @@ func Of(t testing.TB, vm *testvm.VM) *providertest.Truth {
 	for i := range second.Procs {
 		p := &second.Procs[i]
 		q := first.Find(p.PID)
-		if q == nil || !p.Stable || p.PID == second.Reporter || strings.HasPrefix(p.Comm(), "kworker/") {
+		if q == nil || !same(p, q) || comesAndGoes(second, p) {
 			continue
 		}
 		truth.Processes = append(truth.Processes, processOf(t, second, p, q.State()))
@@ -37,6 +45,28 @@ func Of(t testing.TB, vm *testvm.VM) *providertest.Truth {
 		t.Fatalf("the guest tells of %d stable processes of %d, want at least 20", len(truth.Processes), len(second.Procs))
 	}
 	return truth
+}
+
+// stays returns the processes that are to be compared.
+func stays(t *wire.Truth) (out []*wire.Proc) {
+	for i := range t.Procs {
+		if p := &t.Procs[i]; !comesAndGoes(t, p) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func comesAndGoes(t *wire.Truth, p *wire.Proc) bool {
+	return p.PID == t.Reporter || strings.HasPrefix(p.Comm(), "kworker/")
+}
+
+// same compares what Process has but for the state.
+func same(p, q *wire.Proc) bool {
+	return p.Stable && q.Stable && p.PID == q.PID && p.StartTicks() == q.StartTicks() && p.Comm() == q.Comm() && p.PPID() == q.PPID() &&
+		bytes.Equal(p.Maps, q.Maps) && bytes.Equal(p.Cmdline, q.Cmdline) && bytes.Equal(p.Exe, q.Exe) && bytes.Equal(p.Cwd, q.Cwd) &&
+		slices.EqualFunc(p.FDs, q.FDs, func(a, b wire.FD) bool { return a.FD == b.FD && bytes.Equal(a.Link, b.Link) && a.Pos == b.Pos }) &&
+		slices.EqualFunc(p.Tasks, q.Tasks, func(a, b wire.Task) bool { return a.TID == b.TID })
 }
 
 func processOf(t testing.TB, truth *wire.Truth, p *wire.Proc, otherState string) providertest.Process {
