@@ -35,6 +35,7 @@ var areas = []struct{ pkg, what string }{
 // usage is what the tests of one package boot.
 type usage struct {
 	kernels, skips map[string]bool
+	wished         map[string]string // kernels that are booted when a variable of the environment is set: its name
 }
 
 // The page of supported guests says what the tests boot, no more and no less: it is made from their sources. A kernel that
@@ -54,7 +55,7 @@ func TestSupportMatrixIsWhatTestsBoot(t *testing.T) {
 
 func supportPage(t *testing.T) string {
 	var b strings.Builder
-	b.WriteString("# Guests that are tested\n\nMade from the sources of the tests by `go test ./tests -run SupportMatrix -update`; `make test` boots all of these under\nQEMU with TCG. What is not listed may work: nothing is decided by a version.\n\nKernels are Debian's, x86-64, with KASLR on.\n\n| kernel |")
+	b.WriteString("# Guests that are tested\n\nMade from the sources of the tests by `go test ./tests -run SupportMatrix -update`; `make test` boots these under QEMU\nwith TCG; where a variable is named, only when that is set in the environment (to 1). What is not listed may work: nothing\nis decided by a version.\n\nKernels are Debian's, x86-64, with KASLR on.\n\n| kernel |")
 	for _, a := range areas {
 		b.WriteString(" " + a.what + " |")
 	}
@@ -66,9 +67,9 @@ func supportPage(t *testing.T) string {
 	for _, k := range kernelsInOrder() {
 		row := "| " + k + " |"
 		for _, a := range areas {
-			row += map[bool]string{true: " yes |", false: " |"}[used[a.pkg].kernels[k]]
+			row += used[a.pkg].cell(k)
 		}
-		if strings.Contains(row, "yes") {
+		if strings.ContainsAny(row, "y`") {
 			b.WriteString(row + "\n")
 		}
 	}
@@ -84,6 +85,17 @@ func supportPage(t *testing.T) string {
 		}
 	}
 	return b.String()
+}
+
+// cell tells of one kernel.
+func (u usage) cell(kernel string) string {
+	switch {
+	case u.kernels[kernel]:
+		return " yes |"
+	case u.wished[kernel] != "":
+		return " `" + u.wished[kernel] + "` |"
+	}
+	return " |"
 }
 
 // kernelsInOrder returns the names of the known kernels, oldest first.
@@ -102,21 +114,66 @@ func kernelsInOrder() []string {
 // booted reads a package's tests for the kernels that they name, or leave to testvm.Options' default.
 func booted(t *testing.T, pkg string) usage {
 	t.Helper()
-	u := usage{kernels: map[string]bool{}, skips: map[string]bool{}}
+	u := usage{kernels: map[string]bool{}, skips: map[string]bool{}, wished: map[string]string{}}
 	files, err := filepath.Glob(filepath.Join("..", pkg, "*_test.go"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	var sources []*ast.File
+	onWish := map[string]string{} // package-level variables by name, and what must be set for them to be used
 	for _, file := range files {
 		f, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if importsTestVM(f) && filepath.Base(file) != "support_test.go" {
-			ast.Inspect(f, u.visit)
+			sources = append(sources, f)
+			ast.Inspect(f, func(n ast.Node) bool { return noteWishes(n, onWish) })
 		}
 	}
+	for _, f := range sources {
+		ast.Inspect(f, func(n ast.Node) bool {
+			v, ok := n.(*ast.ValueSpec)
+			if !ok || onWish[v.Names[0].Name] == "" {
+				return u.visit(n)
+			}
+			extra := usage{kernels: map[string]bool{}, skips: u.skips}
+			ast.Inspect(v, extra.visit)
+			for k := range extra.kernels {
+				u.wished[k] = onWish[v.Names[0].Name]
+			}
+			return false
+		})
+	}
 	return u
+}
+
+// noteWishes notes the names in what is done only if a variable of the environment is set: if os.Getenv("X") != "".
+func noteWishes(n ast.Node, names map[string]string) bool {
+	branch, ok := n.(*ast.IfStmt)
+	if !ok {
+		return true
+	}
+	cond, ok := branch.Cond.(*ast.BinaryExpr)
+	if !ok || cond.Op != token.NEQ {
+		return true
+	}
+	call, ok := cond.X.(*ast.CallExpr)
+	if !ok || len(call.Args) != 1 {
+		return true
+	}
+	sel, ok := call.Fun.(*ast.SelectorExpr)
+	lit, ok2 := call.Args[0].(*ast.BasicLit)
+	if !ok || !ok2 || !isName(sel.X, "os") || sel.Sel.Name != "Getenv" {
+		return true
+	}
+	ast.Inspect(branch.Body, func(n ast.Node) bool {
+		if id, ok := n.(*ast.Ident); ok {
+			names[id.Name], _ = strconv.Unquote(lit.Value)
+		}
+		return true
+	})
+	return true
 }
 
 func importsTestVM(f *ast.File) bool {
