@@ -149,6 +149,16 @@ type Stood interface {
 	Stood() time.Duration
 }
 
+// Timer is implemented by Controls whose guest's machine has a clock that runs
+// and stands still with it, and can be read without the guest noticing.
+type Timer interface {
+	// Ran returns for how long the guest has run since the first call, exactly:
+	// without the time from a stop until we learnt of it. It returns false where
+	// there is no such clock, at the first call and at all later ones alike. The
+	// guest must be stopped.
+	Ran() (ran time.Duration, ok bool)
+}
+
 // Stop tells why the guest stopped.
 type Stop struct {
 	CPU    int        // the virtual processor that caused it, 0-based

@@ -31,6 +31,7 @@ type Dispatcher struct {
 	g      *Guest
 	c      Control
 	kernel *AddressSpace
+	timer  Timer // nil where the control has none
 
 	// Fields of the owning goroutine.
 	points  map[arch.GVA]*point
@@ -57,8 +58,14 @@ func (g *Guest) OpenDispatcher(ctx context.Context, kernel *AddressSpace) (*Disp
 		return nil, err
 	}
 	kernel.Invalidate()
-	return &Dispatcher{g: g, c: c, kernel: kernel, at: at, begun: at,
-		points: make(map[arch.GVA]*point), touched: make(map[arch.GVA]byte)}, nil
+	d := &Dispatcher{g: g, c: c, kernel: kernel, at: at, begun: at,
+		points: make(map[arch.GVA]*point), touched: make(map[arch.GVA]byte)}
+	if t, ok := c.(Timer); ok {
+		if _, ok := t.Ran(); ok {
+			d.timer = t
+		}
+	}
+	return d, nil
 }
 
 // Guest returns the guest.
@@ -78,8 +85,14 @@ func (d *Dispatcher) Stopped() time.Duration {
 }
 
 // At returns the host time of the present stop, and how long the guest had run
-// until then since OpenDispatcher.
+// until then since OpenDispatcher: by a clock of its machine where the control
+// offers one (see Timer), else as seen from here, which is somewhat too much.
 func (d *Dispatcher) At() (at time.Time, ran time.Duration) {
+	if d.timer != nil {
+		if ran, ok := d.timer.Ran(); ok {
+			return d.at, ran
+		}
+	}
 	return d.at, d.at.Sub(d.begun) - d.Stopped()
 }
 
@@ -180,10 +193,10 @@ func (d *Dispatcher) dropWake() {
 
 // resume lets the guest run.
 func (d *Dispatcher) resume() error {
+	now := time.Now()
 	if err := d.c.Resume(); err != nil {
 		return fmt.Errorf("resume guest: %w", err)
 	}
-	now := time.Now()
 	d.mu.Lock()
 	d.stopped += now.Sub(d.at)
 	d.mu.Unlock()

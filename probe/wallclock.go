@@ -9,22 +9,39 @@ import (
 	"github.com/vitrine-vmi/vitrine/kernel"
 )
 
-// wallClock tells the guest's wall-clock time while the guest stands still: the
-// kernel's own as of its last tick, and how long the guest has run since, but no
-// more than a tick is long: that is measured with some error at each stop, which
-// adds up. In a guest that gets so little of the host's processors that it has
-// no ticks, the time is behind by what it misses.
+// wallClock tells the guest's wall-clock time while the guest stands still. The
+// kernel's memory has the time of its last tick, which may be long past: a busy
+// host lets a guest's ticks wait for a quarter of a second. How long the guest
+// has run is known too, but not from when. A tick never lies ahead, so the
+// greatest of (tick - ran) lately is how far the guest's clock is ahead of ran,
+// short of what the most recent of those ticks was late.
+//
+// All that is by the guest's monotonic clock, which nobody sets. The distance of
+// the wall clock from it, which changes when that is set, is added at the end.
 type wallClock struct {
-	as               *vitrine.AddressSpace
-	seq, keeper      arch.GVA
-	sec, nsec, shift uint64 // offsets in struct timekeeper
+	as                     *vitrine.AddressSpace
+	seq, keeper            arch.GVA
+	sec, nsec, shift, real uint64 // offsets in struct timekeeper
 
-	tick, now time.Time // the last tick and the last answer
-	ran       time.Duration
+	tick       reading
+	ahead      [2]time.Duration // the greatest monotonic - ran: of this window, and of this and the last
+	window     time.Duration    // when this window began, by ran
+	began      bool
+	mono, last time.Duration // the last answer by the monotonic clock, and its ran
 }
 
-// tickMost is how far the kernel's last tick may lie back: a tick of HZ=100.
-const tickMost = 10 * time.Millisecond
+// reading is what the kernel noted at a tick: its monotonic time, and what the
+// wall clock is ahead of that since 1970.
+type reading struct{ mono, real time.Duration }
+
+const (
+	// tickWindow is how long a tick counts: between one and two of it. The guest's
+	// clocks drift apart, by some 0.01% where they are kept well.
+	tickWindow = time.Second
+	// slowest is by how much at least the time goes on when the guest has run: a
+	// quarter of that, where it is found to be ahead.
+	slowest = 4
+)
 
 // findWallClock finds the kernel's timekeeper. Until 6.12 it lies behind a
 // sequence count of 32 bits in tk_core; 6.13 gave the pair a type of its own, and
@@ -34,7 +51,7 @@ func findWallClock(k *kernel.Kernel) (*wallClock, error) {
 	for _, want := range []struct {
 		to     *uint64
 		member string
-	}{{&c.sec, "xtime_sec"}, {&c.nsec, "tkr_mono.xtime_nsec"}, {&c.shift, "tkr_mono.shift"}} {
+	}{{&c.sec, "xtime_sec"}, {&c.nsec, "tkr_mono.xtime_nsec"}, {&c.shift, "tkr_mono.shift"}, {&c.real, "offs_real"}} {
 		f, err := k.Types().Field("timekeeper", want.member)
 		if err != nil {
 			return nil, err
@@ -55,38 +72,53 @@ func findWallClock(k *kernel.Kernel) (*wallClock, error) {
 }
 
 // at returns the time when the guest has run for ran, by the clock of the
-// caller, and false when the guest does not tell.
+// caller, and false when the guest does not tell. Unless the clock was set, the
+// time goes on from one answer to the next, by no less than a quarter of what
+// the guest has run.
 func (c *wallClock) at(ran time.Duration) (time.Time, bool) {
 	tick, ok := c.read()
 	if !ok {
 		return time.Time{}, false
 	}
-	t := c.now.Add(max(ran-c.ran, 0))
 	switch {
-	case tick.Before(c.tick) || t.Before(tick):
-		t = tick // it was set, or we were slow
-	case t.Sub(tick) > tickMost:
-		t = tick.Add(tickMost)
+	case !c.began || tick.mono < c.tick.mono || ran < c.last:
+		// A guest that was put back to an earlier state, or another run of ours.
+		d := tick.mono - ran
+		c.began, c.ahead, c.window, c.mono, c.last = true, [2]time.Duration{d, d}, ran, tick.mono, ran
+	case tick.mono != c.tick.mono:
+		c.ticked(tick.mono-ran, ran)
 	}
-	if !tick.Before(c.tick) && t.Before(c.now) {
-		t = c.now
-	}
-	c.tick, c.now, c.ran = tick, t, ran
-	return t, true
+	c.tick = tick
+	c.mono = max(c.ahead[1]+ran, c.mono+(ran-c.last)/slowest)
+	c.last = ran
+	return time.Unix(0, 0).Add(c.mono + tick.real).UTC(), true
 }
 
-// read returns the time of the kernel's last tick, that of the one before in a
-// guest that was stopped while it writes the time.
-func (c *wallClock) read() (time.Time, bool) {
+// ticked takes a tick that was not seen before.
+func (c *wallClock) ticked(ahead, ran time.Duration) {
+	if ran-c.window >= tickWindow {
+		c.window, c.ahead = ran, [2]time.Duration{ahead, max(c.ahead[0], ahead)}
+		return
+	}
+	c.ahead = [2]time.Duration{max(c.ahead[0], ahead), max(c.ahead[1], ahead)}
+}
+
+// read returns the reading of the kernel's last tick, the one before in a guest
+// that was stopped while it writes.
+func (c *wallClock) read() (reading, bool) {
 	seq, err := c.as.ReadUint32(c.seq)
 	if err != nil || seq%2 != 0 {
-		return c.tick, err == nil && !c.tick.IsZero()
+		return c.tick, err == nil && c.began
 	}
 	sec, err1 := c.as.ReadUint64(c.keeper + arch.GVA(c.sec))
 	nsec, err2 := c.as.ReadUint64(c.keeper + arch.GVA(c.nsec))
 	shift, err3 := c.as.ReadUint32(c.keeper + arch.GVA(c.shift))
-	if errors.Join(err1, err2, err3) != nil || shift > 63 || sec > 1<<40 {
-		return time.Time{}, false
+	real, err4 := c.as.ReadUint64(c.keeper + arch.GVA(c.real))
+	const maxSec = 1 << 33 // the kernel's own bound (KTIME_SEC_MAX) is 292 years
+	if errors.Join(err1, err2, err3, err4) != nil || shift > 63 || sec > maxSec || real > maxSec*uint64(time.Second) {
+		return reading{}, false
 	}
-	return time.Unix(int64(sec), int64(min(nsec>>shift, uint64(10*time.Second)))).UTC(), true
+	r := reading{real: time.Duration(real)}
+	r.mono = time.Duration(sec)*time.Second + time.Duration(min(nsec>>shift, uint64(10*time.Second))) - r.real
+	return r, true
 }

@@ -43,6 +43,7 @@ type control struct {
 	stood    time.Duration // how long it stood still before
 	broken   error         // the first error that leaves the connection useless
 	closed   bool
+	timer    timer
 
 	planted map[arch.GVA]planted // what KVM has written, nil elsewhere
 
@@ -60,6 +61,8 @@ type snapshot struct{ regs *arch.Registers }
 type expectation struct {
 	what string    // the request, for errors
 	regs *snapshot // where a g reply goes, nil when the reply is OK
+	// timer, if not nil, takes the reply, which may be several packets.
+	timer *timer
 }
 
 var (
@@ -188,6 +191,9 @@ func (c *control) drain() error {
 		if err != nil {
 			return c.fail(err)
 		}
+		if e.timer != nil && e.timer.take(p) {
+			continue
+		}
 		c.pending = c.pending[1:]
 		if err := e.accept(p, c.layout); err != nil && refused == nil {
 			refused = err
@@ -199,6 +205,8 @@ func (c *control) drain() error {
 
 func (e *expectation) accept(reply []byte, l *stubLayout) (err error) {
 	switch {
+	case e.timer != nil:
+		return nil
 	case e.regs != nil && len(reply) > 3:
 		e.regs.regs, err = l.decode(reply)
 		return err
@@ -350,6 +358,7 @@ func (c *control) setRunning(on bool) {
 	c.running = on
 	c.mu.Unlock()
 	c.stands(!on)
+	c.timer.stands(!on)
 	c.stub.mark.held(!on)
 	if on {
 		clear(c.regs)

@@ -67,8 +67,13 @@ func (s *fakeStub) serve(conn net.Conn) {
 			}
 			in = in[len(payload)+3:]
 			s.note(payload[1:])
-			if a := s.answers[payload[1:]]; a != "none" {
-				conn.Write(append([]byte("+"), rsp.AppendPacket(nil, a)...))
+			s.mu.Lock()
+			answer := s.answers[payload[1:]]
+			s.mu.Unlock()
+			for a := range strings.SplitSeq(answer, "|") { // the packets of one answer
+				if a != "none" {
+					conn.Write(append([]byte("+"), rsp.AppendPacket(nil, a)...))
+				}
 			}
 		}
 	}

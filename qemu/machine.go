@@ -26,6 +26,7 @@ type machine struct {
 	controlled atomic.Bool             // OpenControl is in force, or Repair
 	wrap       func(net.Conn) net.Conn // nil but in tests that break the gdbstub's connection
 	ctl        atomic.Pointer[control] // what wants run state events, nil when nobody does
+	timer      string                  // see findTimer; of who has set controlled
 
 	// Immutable after attach.
 	name  string

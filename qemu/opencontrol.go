@@ -39,8 +39,8 @@ func (m *machine) openControl(ctx context.Context) (*control, error) {
 		m.controlled.Store(false)
 		return nil, err
 	}
+	c := &control{m: m, stub: s, selected: -1, regs: make([]*snapshot, len(m.cpus)), timer: timer{request: m.findTimer(ctx)}}
 	m.life.mute(true)
-	c := &control{m: m, stub: s, selected: -1, regs: make([]*snapshot, len(m.cpus))}
 	if err := c.open(ctx); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}

@@ -108,6 +108,7 @@ func (c *control) stopped(payload []byte) (vitrine.Stop, error) {
 		return vitrine.Stop{}, c.fail(vitrine.ErrGone)
 	}
 	c.setRunning(false)
+	c.askTimer()
 	out := vitrine.Stop{CPU: c.cpu(s.Thread)}
 	if s.Signal == rsp.SignalTrap {
 		// The stub selects the processor that stopped.

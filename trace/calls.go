@@ -37,7 +37,7 @@ type CallsOptions struct {
 	// arguments.
 	Reuse    bool
 	Count    uint64        // end after so many records; 0 means no limit
-	Duration time.Duration // end after this time; 0 means no limit
+	Duration time.Duration // end when calls have been traced for this time; 0 means no limit
 
 	Engine   string // "auto" (also ""), "trap", "implant"
 	Delivery string // "sync", "stream", "" for what the engine does best
@@ -298,17 +298,17 @@ func without(entries, ignore []entry) []entry {
 	})
 }
 
-// run runs the session until ctx or the duration ends, and emits what is still
-// under way.
+// run runs the session until ctx ends, or d from when the probes are in, and
+// emits what is still under way.
 func (c *caller) run(ctx context.Context, d time.Duration) error {
 	c.ctx = ctx
-	rctx := ctx
 	if d > 0 {
-		var cancel context.CancelFunc
-		rctx, cancel = context.WithTimeout(ctx, d)
-		defer cancel()
+		end := time.AfterFunc(d, c.session.Quit)
+		end.Stop() // until there is something to see
+		defer end.Stop()
+		c.session.WhenRunning(func() { end.Reset(d) })
 	}
-	err := c.session.Run(rctx)
+	err := c.session.Run(ctx)
 	c.flush()
 	return errors.Join(c.err, err)
 }

@@ -73,7 +73,7 @@ func startStream(t *testing.T, x *target, o *trace.CallsOptions) *stream {
 // await waits until ready says so of the calls seen so far.
 func (s *stream) await(t *testing.T, what string, ready func([]event.Call) bool) {
 	t.Helper()
-	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		select {
 		case <-s.ended:
 			t.Fatalf("the trace ended early: %v", s.end())

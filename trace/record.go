@@ -198,13 +198,15 @@ func (c *caller) dispatched(by entry, nr int) *traced {
 	return t
 }
 
-// until returns how long a call has run at moment m. The guest's clock, of which the traps know little more than its last
-// tick, may say less; calls must not overlap by it.
+// until returns how long a call has run at moment m: for how long the guest has. By the wall clock, which makes up for
+// having been a little ahead, it may be less, down to a quarter; that counts then, or the thread's next call would begin
+// in this one. Any less means that the clock was set back.
 func (f *inFlight) until(m *moment) time.Duration {
-	if d := m.time.Sub(f.rec.Time); d >= 0 {
-		return min(d, m.ran-f.ran)
+	ran := m.ran - f.ran
+	if wall := m.time.Sub(f.rec.Time); wall > 0 && wall >= ran/4 {
+		return min(wall, ran)
 	}
-	return m.ran - f.ran // the clock was set back
+	return ran
 }
 
 // returned completes the record of a call that returns ret at this moment, and

@@ -18,7 +18,7 @@ type EventsOptions struct {
 	NoExisting bool          // not the processes that are there already
 	Engine     string        // "auto", "trap", "implant"
 	Count      uint64        // end after this many records, 0 for no limit
-	Duration   time.Duration // end after this time, 0 for no limit
+	Duration   time.Duration // end when they were watched for this time, 0 for no limit
 }
 
 // errEnough ends a watch at its limit.
@@ -37,11 +37,14 @@ func (s *Session) Events(ctx context.Context, o EventsOptions, emit func(*event.
 		return err
 	}
 	defer session.Close()
-	watched, cancel := ctx, context.CancelFunc(func() {})
-	if o.Duration > 0 {
-		watched, cancel = context.WithTimeout(ctx, o.Duration)
-	}
+	watched, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if o.Duration > 0 {
+		end := time.AfterFunc(o.Duration, cancel)
+		end.Stop() // until there is something to see
+		defer end.Stop()
+		session.WhenRunning(func() { end.Reset(o.Duration) })
+	}
 	n := uint64(0)
 	err = osi.Events(watched, s.sys, session, &osi.EventsOptions{Threads: o.Threads, NoExisting: o.NoExisting}, func(e *osi.Event) error {
 		r, ok := lifeRecord(e)

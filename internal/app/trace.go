@@ -27,7 +27,7 @@ type TraceOptions struct {
 	Engine   string        // "auto", "trap", "implant"
 	Delivery string        // "sync", "stream"; empty is what the engine does best
 	Count    uint64        // end after this many calls, 0 for no limit
-	Duration time.Duration // end after this time, 0 for no limit
+	Duration time.Duration // end when calls were traced for this time, 0 for no limit
 }
 
 // ErrUnknownCall is returned when the guest has no such system call.

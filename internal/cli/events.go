@@ -45,7 +45,7 @@ for the engines. On every way out the guest is left as it was found.`,
 	fs.BoolVar(&o.NoExisting, "no-existing", false, "leave out the processes that are there already")
 	fs.StringVar(&o.Engine, "engine", "auto", "how events are caught: auto, implant or trap")
 	fs.Uint64Var(&o.Count, "count", 0, "end after this many records (0: no limit)")
-	fs.DurationVar(&o.Duration, "duration", 0, "end after this time (0: no limit)")
+	fs.DurationVar(&o.Duration, "duration", 0, "end after this time, from when the probes are in (0: no limit)")
 	oneOf(c, "engine", "auto", "implant", "trap")
 	return c
 }

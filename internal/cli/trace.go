@@ -75,7 +75,7 @@ func (f *traceFlags) register(c *cobra.Command) {
 	fs.StringVar(&f.engine, "engine", "auto", "how calls are caught: auto, implant or trap")
 	fs.StringVar(&f.delivery, "delivery", "", "sync: the guest waits for each record; stream: it runs on (default: what the engine offers)")
 	fs.Uint64Var(&f.count, "count", 0, "end after this many records (0: no limit)")
-	fs.DurationVar(&f.duration, "duration", 0, "end after this time (0: no limit)")
+	fs.DurationVar(&f.duration, "duration", 0, "end after this time, from when the probes are in (0: no limit)")
 	fs.BoolVar(&f.silent, "silent", false, "print no calls, only what --stats prints")
 	fs.BoolVar(&f.stats, "stats", false, "print a summary at the end")
 	oneOf(c, "engine", "auto", "implant", "trap")

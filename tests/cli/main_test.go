@@ -12,6 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
 	"github.com/vitrine-vmi/vitrine/internal/cli"
 	"github.com/vitrine-vmi/vitrine/internal/testvm"
 	"github.com/vitrine-vmi/vitrine/internal/testvm/vmtest"
@@ -96,6 +99,23 @@ func mustRun(t *testing.T, args ...string) string {
 		t.Logf("vitrine %s: %s", strings.Join(args, " "), r.stderr)
 	}
 	return r.stdout
+}
+
+// agree compares what the program says with what the guest says of itself, each
+// a map or list, and looks at both again while they differ: a guest changes by
+// itself between the two looks (a kernel worker is called after what it does,
+// Go's runtime starts a thread), but not each time.
+func agree[T any](t *testing.T, what string, look func() (vitrine, guest T)) {
+	t.Helper()
+	var diff string
+	for wait := 50 * time.Millisecond; wait < 30*time.Second; wait *= 2 { // ten times, in a minute
+		got, want := look()
+		if diff = cmp.Diff(want, got, cmpopts.EquateEmpty()); diff == "" {
+			return
+		}
+		time.Sleep(wait)
+	}
+	t.Errorf("%s differs each time (-guest +vitrine):\n%s", what, diff)
 }
 
 // decode parses JSON lines.

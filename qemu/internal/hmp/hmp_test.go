@@ -48,6 +48,15 @@ func TestParseMtreeTakesTheProcessorsView(t *testing.T) {
 	}
 }
 
+func TestFindRange(t *testing.T) {
+	if r, ok := FindRange(mtree, "dma-chan"); !ok || r.Start != 0 || r.Last != 7 {
+		t.Errorf("dma-chan is at %+v, %v", r, ok)
+	}
+	if r, ok := FindRange(mtree, "acpi-tmr"); ok {
+		t.Errorf("acpi-tmr is at %+v", r)
+	}
+}
+
 func TestParseMtreeRefuses(t *testing.T) {
 	for name, text := range map[string]string{
 		"nothing":        "",

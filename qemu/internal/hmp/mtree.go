@@ -51,6 +51,17 @@ func ParseMtree(text string) ([]Range, error) {
 	return sorted(out)
 }
 
+// FindRange returns the first range of any flat view with that name, out of the
+// answer of "info mtree -f".
+func FindRange(text, name string) (Range, bool) {
+	for line := range strings.Lines(text) {
+		if r, ok := parseRange(strings.TrimSpace(line)); ok && r.Name == name {
+			return r, true
+		}
+	}
+	return Range{}, false
+}
+
 // parseRange parses "START-LAST (prio N, TYPE): NAME[ @OFFSET][ KVM]".
 func parseRange(line string) (Range, bool) {
 	span, rest, ok := strings.Cut(line, " (prio ")
