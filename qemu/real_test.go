@@ -56,7 +56,7 @@ func startQEMU(t testing.TB, args ...string) *emulator {
 	exited := make(chan struct{})
 	go func() { e.cmd.Wait(); close(exited) }()
 	t.Cleanup(func() { e.cmd.Process.Kill(); <-exited })
-	for deadline := time.Now().Add(20 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		// The socket is there a moment before QEMU listens at it.
 		if conn, err := net.Dial("unix", e.qmp); err == nil {
 			conn.Close()
@@ -68,7 +68,7 @@ func startQEMU(t testing.TB, args ...string) *emulator {
 		case <-time.After(10 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("QEMU made no QMP socket within 20 s: %s", strings.Join(e.cmd.Args, " "))
+			t.Fatalf("QEMU made no QMP socket within a minute: %s", strings.Join(e.cmd.Args, " "))
 		}
 	}
 }
@@ -140,7 +140,7 @@ func TestAttachReadsWhatQEMUReads(t *testing.T) {
 // there, and so does the monitor, while we read the RAM.
 func waitForShadow(t *testing.T, m *machine) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		var shadow [16]byte
 		if _, err := m.mem.read(shadow[:], 0xf0000); err != nil {
 			t.Fatal(err)

@@ -112,7 +112,7 @@ func TestAnotherRunIsNotRepaired(t *testing.T) {
 	}
 	do(t, cmd.Process.Kill())
 	cmd.Wait()
-	for range 500 { // until QEMU has seen the end of the connection
+	for range 6000 { // until QEMU has seen the end of the connection
 		if _, err := g.Repair(t.Context()); !errors.Is(err, vitrine.ErrBusy) {
 			do(t, err)
 			break
@@ -292,12 +292,12 @@ func TestSomebodyElseActsDuringControl(t *testing.T) {
 			// A breakpoint that is not hit: what is to come comes from elsewhere.
 			do(t, c.Insert(arch.BreakSoftware, 0x7d00), c.Resume())
 			go oneCommand(dir+"/second", fmt.Sprintf(`{"execute":"human-monitor-command","arguments":{"command-line":%q}}`, tt.command))
-			if _, err := c.Wait(timeout(t, 10*time.Second)); !errors.Is(err, tt.want) {
+			if _, err := c.Wait(timeout(t, time.Minute)); !errors.Is(err, tt.want) {
 				t.Fatalf("wait: %v, want %v", err, tt.want)
 			}
 			start := time.Now()
 			mustClose(t, c)
-			if d := time.Since(start); d > time.Second {
+			if d := time.Since(start); d > 20*time.Second {
 				t.Errorf("closing took %v", d)
 			}
 			if tt.after == "" {
@@ -340,7 +340,7 @@ func TestControlBesideADebugger(t *testing.T) {
 	e, g := startCounter(t, "-gdb", "unix:"+stub+",server=on,wait=off")
 	debugger, err := net.Dial("unix", stub)
 	do(t, err)
-	for range 100 { // connecting stops the guest
+	for range 6000 { // connecting stops the guest
 		if s, err := g.Status(t.Context()); err == nil && s == vitrine.StatusPaused {
 			break
 		}
@@ -358,7 +358,7 @@ func TestControlBesideADebugger(t *testing.T) {
 	if _, err := debugger.Write([]byte("$D#44")); err != nil {
 		t.Fatal(err)
 	}
-	debugger.SetReadDeadline(time.Now().Add(5 * time.Second))
+	debugger.SetReadDeadline(time.Now().Add(time.Minute))
 	if _, err := debugger.Read(make([]byte, 64)); err != nil {
 		t.Errorf("the debugger's connection: %v", err)
 	}

@@ -2,6 +2,7 @@ package tests
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -55,6 +56,9 @@ func TestMatrix(t *testing.T) {
 			providertest.Test(t, sys, truth)
 			t.Run("load", func(t *testing.T) { checkUnderLoad(t, vm, sys) })
 			noStops()
+			if o.Kernel == "6.1-cloud" { // one with five levels of page tables, and one with four
+				t.Run("walk", func(t *testing.T) { checkWalk(t, vm, g, k.Paging()) })
+			}
 			vmtest.Healthy(t, vm)
 		})
 	}
@@ -89,7 +93,13 @@ func populate(t *testing.T, vm *testvm.VM) {
 
 // checkKernel compares a few symbols of all sorts with the guest's own, and the paging mode with its CPU.
 func checkKernel(t *testing.T, vm *testvm.VM, k *kernel.Kernel) {
-	out, err := vm.Run(t.Context(), "grep", "-wE", "_text|_stext|_etext|init_task|init_top_pgt|swapper_pg_dir|do_exit|vfs_read|sys_call_table|__x64_sys_openat", "/proc/kallsyms")
+	// By fixed strings: regular expressions take a guest under TCG half a minute.
+	args := []string{"grep", "-F"}
+	some := []string{"_text", "_stext", "_etext", "init_task", "init_top_pgt", "do_exit", "vfs_read", "sys_call_table", "__x64_sys_openat"}
+	for _, name := range some {
+		args = append(args, "-e", " "+name)
+	}
+	out, err := vm.Run(t.Context(), append(args, "/proc/kallsyms")...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,6 +110,9 @@ func checkKernel(t *testing.T, vm *testvm.VM, k *kernel.Kernel) {
 		if n, err := fmt.Sscanf(line, "%x %s %s", &addr, &letter, &name); n != 3 || strings.Contains(line, "[") {
 			t.Logf("%q: %v", line, err)
 			continue
+		}
+		if !slices.Contains(some, name) {
+			continue // it only begins like one
 		}
 		s, err := k.Symbol(name)
 		if err != nil || s.Addr != arch.GVA(addr) {
@@ -181,7 +194,5 @@ func checkUnderLoad(t *testing.T, vm *testvm.VM, sys osi.System) {
 			}
 		}
 	}
-	if r := vmtest.Rate(t, vm, "load", time.Second); r <= 0 {
-		t.Error("the load stands still")
-	}
+	vmtest.Goes(t, vm, "load")
 }

@@ -193,7 +193,7 @@ func (b *tables) start(t *testing.T) (*testvm.VM, *vitrine.Guest) {
 // awaitHalt waits until the guest has turned paging on and halted.
 func (b *tables) awaitHalt(t *testing.T, vm *testvm.VM, g *vitrine.Guest) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		r, err := g.Registers(t.Context(), 0)
 		if err != nil {
 			t.Fatal(err)
@@ -283,7 +283,7 @@ func TestDescribeRefusesBootCode(t *testing.T) {
 			if err := vm.Cont(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 			defer cancel()
 			k, err := kernel.Describe(ctx, g, &kernel.Options{Wait: -1})
 			if k != nil || !errors.Is(err, vitrine.ErrNotUnderstood) || !errors.Is(err, vitrine.ErrNotBooted) {

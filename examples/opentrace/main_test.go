@@ -20,14 +20,14 @@ func TestPrintsWhatARunningGuestOpens(t *testing.T) {
 	if _, err := vm.Spawn(t.Context(), "open", "opener"); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	var out bytes.Buffer
+	out := awaited{line: regexp.MustCompile(`(?m)^\d+ "[^"]+" \S*open\S*\("[^"]+"\) = \d+$`), seen: cancel}
 	if err := run(ctx, &out, vm.QMP); err != nil {
 		t.Fatal(err)
 	}
-	if !regexp.MustCompile(`(?m)^\d+ "[^"]+" \S*open\S*\("[^"]+"\) = \d+$`).Match(out.Bytes()) {
-		t.Errorf("no opened file in the output:\n%s", &out)
+	if !out.line.Match(out.Bytes()) {
+		t.Errorf("no opened file in the output:\n%s", out.Bytes())
 	}
 	if err := vm.Quiet(t.Context()); err != nil {
 		t.Fatal(err)
@@ -35,6 +35,24 @@ func TestPrintsWhatARunningGuestOpens(t *testing.T) {
 	text.Unchanged(t)
 	vmtest.Healthy(t, vm)
 }
+
+// awaited is output that tells when a line is there.
+type awaited struct {
+	bytes.Buffer
+	line *regexp.Regexp
+	seen func()
+}
+
+func (a *awaited) Write(p []byte) (int, error) {
+	n, err := a.Buffer.Write(p)
+	if a.line.Match(a.Bytes()) {
+		a.seen()
+	}
+	return n, err
+}
+
+// WriteString is what io.WriteString calls.
+func (a *awaited) WriteString(s string) (int, error) { return a.Write([]byte(s)) }
 
 func TestNoGuest(t *testing.T) {
 	err := run(t.Context(), &bytes.Buffer{}, filepath.Join(t.TempDir(), "none.qmp"))

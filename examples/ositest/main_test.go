@@ -37,7 +37,7 @@ func TestShowsARunningGuest(t *testing.T) {
 }
 
 func TestNoGuest(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	err := run(ctx, &bytes.Buffer{}, filepath.Join(t.TempDir(), "none.qmp"), 1, time.Millisecond)
 	if !errors.Is(err, vitrine.ErrNotFound) {

@@ -166,11 +166,7 @@ func TestWorkloadsGo(t *testing.T) {
 	for _, kind := range []string{"fork", "exec", "getppid", "open", "openread", "load"} {
 		t.Run(kind, func(t *testing.T) {
 			vmtest.Spawn(t, vm, kind, kind)
-			r := vmtest.Rate(t, vm, kind, time.Second)
-			t.Logf("%.0f/s", r)
-			if r <= 0 {
-				t.Errorf("workload %s does nothing", kind)
-			}
+			vmtest.Goes(t, vm, kind)
 		})
 	}
 	vmtest.Spawn(t, vm, "open", "slow", "20")

@@ -71,8 +71,8 @@ func record(t testing.TB, g *vitrine.Guest, engine probe.Engine, o *osi.EventsOp
 	case <-running:
 	case err := <-r.done:
 		t.Fatalf("Events ended early: %v", err)
-	case <-time.After(2 * time.Minute):
-		t.Fatal("the probes are not in after 2 minutes")
+	case <-time.After(4 * time.Minute):
+		t.Fatal("the probes are not in after 4 minutes")
 	}
 	return r
 }
@@ -87,13 +87,13 @@ func (r *recorder) all() []osi.Event {
 // await waits until some event is as wanted.
 func (r *recorder) await(t testing.TB, what string, is func(*osi.Event) bool) {
 	t.Helper()
-	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(4 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		all := r.all()
 		if slices.ContainsFunc(all, func(e osi.Event) bool { return is(&e) }) {
 			return
 		}
 		if time.Now().After(end) {
-			t.Fatalf("no event of %s within 2 minutes; %d events", what, len(all))
+			t.Fatalf("no event of %s within 4 minutes; %d events", what, len(all))
 		}
 	}
 }

@@ -150,6 +150,17 @@ func Rate(t testing.TB, vm *testvm.VM, name string, d time.Duration) float64 {
 	return r.PerSecond()
 }
 
+// Goes fails the test unless a workload does something within minutes.
+func Goes(t testing.TB, vm *testvm.VM, name string) {
+	t.Helper()
+	for range 120 {
+		if Rate(t, vm, name, time.Second) > 0 {
+			return
+		}
+	}
+	t.Errorf("workload %s does nothing", name)
+}
+
 // NoStops returns a function that fails the test if QEMU has reported that the guest stopped since NoStops was called.
 // Events come in order, so the function first makes the monitor answer once more.
 func NoStops(t testing.TB, vm *testvm.VM) func() {
@@ -209,7 +220,7 @@ var alarms = []string{"Kernel panic", "BUG:", "Oops", "general protection fault"
 // Healthy fails the test unless the guest runs, its user space answers and its console shows no alarm.
 func Healthy(t testing.TB, vm *testvm.VM) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	if running, err := vm.Running(ctx); err != nil || !running {
 		t.Errorf("guest is not running (%v)", err)

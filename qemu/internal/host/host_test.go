@@ -210,7 +210,7 @@ func TestProcessFacts(t *testing.T) {
 	cmd.Process.Kill()
 	select {
 	case <-ended:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("nobody told that the process ended")
 	}
 	cmd.Wait()
@@ -221,7 +221,7 @@ func TestProcessFacts(t *testing.T) {
 	p.OnExit(func() { close(gone) })
 	select {
 	case <-gone:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("a process that had ended before was waited for")
 	}
 }
