@@ -243,7 +243,7 @@ func (p *procs) stop(a wire.StopArgs) error {
 	}
 	select {
 	case <-l.ended:
-	case <-time.After(20 * time.Second):
+	case <-time.After(3 * time.Minute):
 		return fmt.Errorf("stop %s: pid %d does not end", a.Name, l.pid)
 	}
 	return errors.Join(l.stdin.Close(), awaitGroupEnd(l.pid))
@@ -251,7 +251,7 @@ func (p *procs) stop(a wire.StopArgs) error {
 
 // awaitGroupEnd waits until the orphans of a killed group are reaped.
 func awaitGroupEnd(pgid int) error {
-	for range 2000 {
+	for range 20000 {
 		if err := syscall.Kill(-pgid, 0); errors.Is(err, syscall.ESRCH) {
 			return nil
 		}

@@ -131,7 +131,7 @@ func SpawnWith(t testing.TB, vm *testvm.VM, a wire.SpawnArgs) wire.Spawned {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 		defer cancel()
 		if err := vm.Kill(ctx, a.Name); err != nil {
 			t.Errorf("end workload: %v", err)
