@@ -3,10 +3,8 @@
 
 GO := scripts/go
 # Packages run two at a time, with a guest each: a test waits for the host or for its guest much of the time. None
-# measures time by the clock; that is for make bench. go test begins them in the order given: the longest first, so that
-# none of them is left to run alone at the end.
+# measures time by the clock; that is for make bench.
 TESTFLAGS ?= -count=1 -p 2 -timeout 40m
-LONGEST := ./probe ./tests/cli ./trace ./kernel ./osi/linux ./tests
 export VITRINE_TEST_VMS ?= 2
 export CGO_ENABLED = 0
 
