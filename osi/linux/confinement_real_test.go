@@ -38,6 +38,7 @@ func testConfinement(t *testing.T, vm *testvm.VM, sys osi.System) {
 		Kind: "program", Name: "jail", Path: "/bin/busybox", Env: []string{"COLOR=green", "EMPTY=", "TWO=a b"},
 		Argv: []wire.Text{[]byte("busybox"), []byte("unshare"), []byte("-n"), []byte("-u"), []byte("-i"), []byte("-m"), []byte("chroot"), []byte("/tmp/jail"), []byte("/busybox"), []byte("sleep"), []byte("100000")},
 	})
+	run(t, vm, fmt.Sprintf(`until tr '\0' ' ' < /proc/%d/cmdline | grep -q '^/busybox sleep'; do usleep 20000; done`, jail.PID)) // it is where it will stay
 	run(t, vm, fmt.Sprintf("echo %d > /tmp/cg/docker/%s/cgroup.procs", jail.PID, id))
 	for _, pid := range []int{1, 2, jail.PID} {
 		p, err := sys.ProcessByPID(t.Context(), pid)
