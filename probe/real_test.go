@@ -137,6 +137,7 @@ func testTrapPairs(t *testing.T, o *testvm.Options) {
 	spawn(t, vm, "load", "load")
 	before := vmtest.Rate(t, vm, "load", 2*time.Second)
 	returned, never := 0, 0
+	least := max(trapTime, streamTime(t))
 	var began time.Time
 	add := func(names ...string) {
 		for _, n := range names {
@@ -156,7 +157,7 @@ func testTrapPairs(t *testing.T, o *testvm.Options) {
 					if got, ok := v.(callValue); !ok || got != (callValue{h.Func, h.Thread.TID, r.RSP}) {
 						t.Errorf("return of thread %d from %s (sp %#x) got %+v", h.Thread.TID, h.Func, r.RSP, v)
 					}
-					if returned++; returned >= trapReturns && time.Since(began) > trapTime {
+					if returned++; returned >= trapReturns && time.Since(began) > least {
 						s.Quit()
 					}
 				}})
@@ -164,7 +165,7 @@ func testTrapPairs(t *testing.T, o *testvm.Options) {
 	}
 	add("__x64_sys_openat", "__x64_sys_close", "__x64_sys_execve", "__x64_sys_wait4", "__x64_sys_exit_group",
 		"__x64_sys_clone", "do_filp_open", "kernel_clone", "do_exit", "begin_new_exec", "wake_up_new_task", "__x64_sys_mmap", "vm_mmap_pgoff", "handle_mm_fault")
-	ctx, cancel := context.WithTimeout(t.Context(), trapTime+patience)
+	ctx, cancel := context.WithTimeout(t.Context(), least+patience)
 	defer cancel()
 	began = time.Now()
 	if err := s.Run(ctx); err != nil {
@@ -187,8 +188,8 @@ func testTrapPairs(t *testing.T, o *testvm.Options) {
 	text.Unchanged(t)
 }
 
-// trapTime and trapReturns are for how long a loaded guest is traced at least,
-// and how many returns that must have given.
+// trapTime and trapReturns are for how long a loaded guest is traced at least
+// (longer with VITRINE_TEST_STREAM), and how many returns that must have given.
 const (
 	trapTime    = 5 * time.Second
 	trapReturns = 20
