@@ -23,7 +23,7 @@ var plainName = regexp.MustCompile(`^[0-9A-Za-z_./:()<>+-]{1,15}$`)
 // it is quiet and while it forks, executes and exits as fast as it goes. How long
 // a list takes is for bench.
 func testManyProcesses(t *testing.T, vm *testvm.VM, sys osi.System) {
-	kids := vmtest.Spawn(t, vm, "procs", "many", strconv.Itoa(count(2000, 400))).TIDs
+	kids := vmtest.Spawn(t, vm, "procs", "many", strconv.Itoa(count(2000, 200))).TIDs
 	checkKids(t, sys, kids)
 	vmtest.Spawn(t, vm, "load", "load")
 	unmoved := vmtest.NoStops(t, vm)

@@ -23,16 +23,13 @@ import (
 // volume is the device that the guest's drive C: is.
 const volume = `\Device\HarddiskVolume2`
 
-// guestLayouts are booted by default; the others of ntguest with
-// VITRINE_TEST_NT_LAYOUTS=all, or those that it lists.
-var guestLayouts = []string{"6.1.7601.17514-x86", "10.0.19045.2965-x64"}
+// guestLayouts are booted, or those that VITRINE_TEST_NT_LAYOUTS lists.
+var guestLayouts = []string{"5.2.3790.3959-x86", "6.1.7601.17514-x86", "6.1.7601.17514-x64", "10.0.19045.2965-x64", "10.0.22631.2428-x64"}
 
 func layoutsToBoot() []string {
 	switch v := os.Getenv("VITRINE_TEST_NT_LAYOUTS"); v {
-	case "":
+	case "", "all":
 		return guestLayouts
-	case "all":
-		return []string{"5.2.3790.3959-x86", "6.1.7601.17514-x86", "6.1.7601.17514-x64", "10.0.19045.2965-x64", "10.0.22631.2428-x64"}
 	default:
 		return strings.Split(v, ",")
 	}
@@ -41,8 +38,8 @@ func layoutsToBoot() []string {
 // The guest that is laid out as NT is, live: what it says of itself is what is
 // found.
 func TestGuest(t *testing.T) {
-	if os.Getenv("VITRINE_TEST_NT_LAYOUTS") == "" {
-		t.Skip("skipped: it boots a guest; it runs with VITRINE_TEST_NT_LAYOUTS=all, or a list of layouts")
+	if testing.Short() {
+		t.Skip("skipped: it boots a guest; it runs without -short")
 	}
 	for _, layout := range layoutsToBoot() {
 		t.Run(layout, func(t *testing.T) {
