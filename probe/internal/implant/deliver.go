@@ -16,30 +16,27 @@ const (
 	idleFirst = 20 * time.Microsecond
 	idleMost  = 4 * time.Millisecond
 	batch     = 4096
-	// spins is how often it is looked at before that when threads wait for answers.
-	spins = 2000
 )
 
 // deliver hands records to the handler until ctx ends.
 func (r *run) deliver(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	spun := 0
 	for {
 		n, err := r.turn(ctx)
 		if err != nil {
 			return err
 		}
-		if n > 0 {
-			r.idle, spun = 0, 0
-		} else {
-			spun++
-		}
-		if ctx.Err() == nil && (n > 0 || r.e.cfg.Sync && spun < spins) {
+		r.rest(n > 0)
+		switch {
+		case ctx.Err() != nil:
+		case r.idle == 0:
 			runtime.Gosched()
 			continue
+		case r.e.cfg.Sync && r.idle < napMost:
+			nap(r.idle)
+			continue
 		}
-		r.idle = min(max(2*r.idle, idleFirst), idleMost)
 		timer.Reset(r.idle)
 		select {
 		case <-ctx.Done():
@@ -48,6 +45,21 @@ func (r *run) deliver(ctx context.Context) error {
 			return fmt.Errorf("read ring: %w", r.life.err)
 		case <-timer.C:
 		}
+	}
+}
+
+// rest sets how long to wait before the ring is looked at again.
+func (r *run) rest(came bool) {
+	switch {
+	case r.e.cfg.Sync && came:
+		r.pace.came(time.Now()) // the handler may have taken long
+		r.idle = 0
+	case r.e.cfg.Sync:
+		r.idle = r.pace.rest(r.now)
+	case came:
+		r.idle = 0
+	default:
+		r.idle = min(max(2*r.idle, idleFirst), idleMost)
 	}
 }
 

@@ -250,6 +250,7 @@ type run struct {
 	caught  [][]byte
 	now     time.Time
 	idle    time.Duration
+	pace    pace // under sync delivery
 
 	entries, returns uint64
 	planting         time.Duration // the guest stood still for it
