@@ -11,9 +11,9 @@ import (
 	"github.com/vitrine-vmi/vitrine/vitrinetest"
 )
 
-// forged is a guest that an implant leaves. Both its processors run init_task in
-// user mode; a second thread was preempted, and so was the second processor's
-// idle task, which is on no list.
+// forged is a guest that an implant leaves. Two of its processors run init_task in
+// user mode, the third was never brought up; a second thread was preempted, and
+// so was the second processor's idle task, which is on no list.
 type forged struct {
 	*vitrinetest.Backend
 	space *vitrinetest.Space
@@ -44,8 +44,8 @@ func newForged(t *testing.T) *forged {
 	f := &forged{Backend: vitrinetest.New()}
 	f.space = f.NewSpace(arch.Paging4Level)
 	user := arch.Registers{CS: 0x33, CR0: arch.CR0PG, CR3: uint64(f.space.Root()), CR4: arch.CR4PAE, EFER: arch.EFERLMA}
-	f.SetRegisters(user, user)
-	g := vitrine.New(forgedGuest{f}, vitrine.Info{Backend: "forged", Arch: arch.AMD64, CPUs: 2, Live: true})
+	f.SetRegisters(user, user, arch.Registers{RIP: 0xfff0, CS: 0xf000})
+	g := vitrine.New(forgedGuest{f}, vitrine.Info{Backend: "forged", Arch: arch.AMD64, CPUs: 3, Live: true})
 	f.as = g.AddressSpace(arch.Paging4Level, f.space.Root())
 	f.p.code = *testCode(3)
 	f.space.Map(f.p.data, arch.PageSize, vitrinetest.Writable)
@@ -90,6 +90,9 @@ func (f *forged) Symbol(name string) (arch.GVA, bool) {
 }
 
 func (f *forged) PerCPU(symbol string, cpu int) (arch.GVA, error) {
+	if cpu > 1 {
+		return 0, errors.New("the kernel has no such processor")
+	}
 	a, _ := f.Symbol(symbol)
 	return forgedPerCPU + a + arch.GVA(64*cpu), nil
 }
@@ -252,11 +255,11 @@ func TestLeaveWaitsForProcessorOnAnotherStack(t *testing.T) {
 	}
 	user, kernel := *regs, *regs
 	kernel.CS, kernel.RSP, kernel.RIP = kernelCS, uint64(idleStack+0x1000), 0xffffffff81000000
-	f.SetRegisters(kernel, user)
+	f.SetRegisters(kernel, user, arch.Registers{})
 	f.space.PutUint64(initStack+forgedBack, f.back())
 	f.drained(t, initStack+forgedBack, func() {
 		kernel.RSP = uint64(initStack + forgedSP)
-		f.SetRegisters(kernel, user)
+		f.SetRegisters(kernel, user, arch.Registers{})
 	})
 }
 

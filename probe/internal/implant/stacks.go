@@ -81,15 +81,8 @@ func (s *stacks) look() (*verdict, error) {
 	if n != 0 {
 		v.busy = append(v.busy, fmt.Sprintf("%d threads by its own count", n)) // in kernel functions that it has called
 	}
-	for cpu := range s.m.g.CPUs() {
-		if err := s.processor(cpu, v); err != nil {
-			return nil, err
-		}
-	}
-	for cpu := range s.m.g.CPUs() {
-		if err := s.idle(cpu, v); err != nil {
-			return nil, err
-		}
+	if err := s.processors(v); err != nil {
+		return nil, err
 	}
 	init, _, err := first(s.m.f, "init_task")
 	if err != nil {
@@ -100,6 +93,30 @@ func (s *stacks) look() (*verdict, error) {
 		return nil, fmt.Errorf("look through kernel stacks: %w", err)
 	}
 	return v, nil
+}
+
+// processors looks at what runs on them, and then at their idle tasks.
+func (s *stacks) processors(v *verdict) error {
+	var up []int
+	for cpu := range s.m.g.CPUs() {
+		r, err := s.m.ctl.Registers(cpu)
+		if err != nil {
+			return err
+		}
+		if r.PagingMode() == arch.PagingOff {
+			continue // the kernel never brought it up, and may not know of it
+		}
+		up = append(up, cpu)
+		if err := s.processor(cpu, r, v); err != nil {
+			return err
+		}
+	}
+	for _, cpu := range up { // once it is known which of them run
+		if err := s.idle(cpu, v); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // list calls f for the structure around each entry of a circular list, the one
@@ -155,7 +172,7 @@ func (s *stacks) idle(cpu int, v *verdict) error {
 		return err
 	}
 	task, err := s.m.as.ReadUint64(at)
-	if err != nil || task == 0 { // it was never brought up, or is the first
+	if err != nil || task == 0 {
 		return err
 	}
 	return s.thread(arch.GVA(task), v)
@@ -194,11 +211,7 @@ func (s *stacks) thread(task arch.GVA, v *verdict) error {
 }
 
 // processor looks at what runs on a processor.
-func (s *stacks) processor(cpu int, v *verdict) error {
-	r, err := s.m.ctl.Registers(cpu)
-	if err != nil {
-		return err
-	}
+func (s *stacks) processor(cpu int, r *arch.Registers, v *verdict) error {
 	if s.c.contains(r.RIP) {
 		v.busy = append(v.busy, fmt.Sprintf("processor %d at %#x", cpu, r.RIP))
 	}
@@ -213,8 +226,8 @@ func (s *stacks) processor(cpu int, v *verdict) error {
 	task := arch.GVA(current)
 	s.seen[task] = true
 	v.tasks++
-	if r.User() || task == 0 {
-		return nil // a processor without a task was never brought up
+	if r.User() {
+		return nil
 	}
 	stack, err := s.m.as.ReadUint64(task + arch.GVA(s.stack))
 	if err != nil {
