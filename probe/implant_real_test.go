@@ -54,6 +54,7 @@ var matrix = []testvm.Options{
 	{Kernel: "6.1", CPUs: 1},
 	{Kernel: "6.1-cloud", CPUs: 4, Cmdline: "pti=on"},
 	{Kernel: "6.1-cloud", CPUs: 1, Cmdline: "no5lvl", NoKASLR: true},
+	{Kernel: "6.1-cloud", CPUs: 2, Cmdline: "maxcpus=1"}, // one processor stays off
 	{Kernel: "6.1-rt", CPUs: 2, RAM: testvm.SharedMemfd},
 	{Kernel: "6.12", CPUs: 2, Cmdline: "pti=on no5lvl", RAM: testvm.SharedMemfd},
 	{Kernel: "6.12-cloud", CPUs: 4, RAM: testvm.SharedMemfd},
