@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -32,35 +34,23 @@ var loadedGuest = &testvm.Options{Kernel: "6.12-cloud", CPUs: 2}
 // fast as it goes shows every call once, with its own result, and leaves the
 // guest as it was.
 func TestTraceUnderLoad(t *testing.T) {
-	underLoad(t, vmtest.Shared(t, loadedGuest), time.Minute)
-}
-
-// loaded is what a traced guest was made to do.
-type loaded struct {
-	open, fork, exec, mixed, seq wire.Spawned
-	turns                        []wire.SeqCall // what the sequence did
-	cut                          bool           // the last turn ended after the trace
-	much                         bool           // enough must be seen of each workload
-}
-
-func underLoad(t *testing.T, vm *testvm.VM, d time.Duration) {
+	vm := vmtest.Shared(t, loadedGuest)
 	text := vmtest.SnapshotText(t, vm)
 	w := &loaded{
-		much:  d >= time.Minute,
 		open:  vmtest.Spawn(t, vm, "open", "opener", "0", presentPath, absentPath),
 		fork:  vmtest.Spawn(t, vm, "fork", "forker"),
 		exec:  vmtest.Spawn(t, vm, "exec", "executor"),
 		mixed: vmtest.Spawn(t, vm, "load", "mixed"),
-		seq:   vmtest.Spawn(t, vm, "sequence", "seq", "3", "3"),
+		seq:   vmtest.Spawn(t, vm, "sequence", "seq", "3", "2"),
 	}
-	before := vmtest.Rate(t, vm, "opener", 4*time.Second)
-	out := traceLoad(t, vm, w, d)
+	before := vmtest.Rate(t, vm, "opener", 2*time.Second)
+	out := traceLoad(t, vm, w)
 	vmtest.Healthy(t, vm)
 	if st := mustRun(t, "list", "--json"); !strings.Contains(st, vm.Name) {
 		t.Errorf("the guest is not listed:\n%s", st)
 	}
-	text.Unchanged(t)
 	backToSpeed(t, vm, before)
+	leftAsFound(t, vm, text)
 
 	lines := strings.SplitAfter(strings.TrimSpace(out), "\n")
 	last := len(lines) - 1
@@ -74,40 +64,94 @@ func underLoad(t *testing.T, vm *testvm.VM, d time.Duration) {
 	checkSequence(t, calls, w)
 }
 
-// enough is how many calls tell of each workload. A busy host's guest makes seven traced ones a second.
-const enough = 400
+// loaded is what a traced guest was made to do.
+type loaded struct {
+	open, fork, exec, mixed, seq wire.Spawned
+	turns                        []wire.SeqCall // what the sequence did
+}
 
-// traceLoad traces the guest until it has seen enough, for a limited time, and lets the sequence do a turn meanwhile.
-func traceLoad(t *testing.T, vm *testvm.VM, w *loaded, d time.Duration) string {
+// What must be seen of each workload, at least.
+const (
+	openerCalls = 9
+	forkerCalls = 6
+	childExits  = 3
+	executions  = 2
+	mixedFiles  = 4
+)
+
+// enough reports whether the calls tell enough of each workload, with some to spare for those that are cut off.
+func (w *loaded) enough(calls []event.Call) bool {
+	count := func(name string, pid, ppid int) (n int) {
+		for i := range calls {
+			if c := &calls[i]; c.Name == name && (c.PID == pid || c.PPID == ppid) {
+				n++
+			}
+		}
+		return n
+	}
+	return count("openat", w.open.PID, -1) >= openerCalls &&
+		count("wait4", w.fork.PID, -1) >= forkerCalls && count("exit_group", -1, w.fork.PID) > childExits &&
+		count("execve", -1, w.exec.PID) > executions && count("exit_group", -1, w.exec.PID) > 0 &&
+		count("close", w.mixed.PID, -1) >= 2*mixedFiles
+}
+
+// lockedBuffer can be read while a program writes to it.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+// lines returns the lines that are complete.
+func (b *lockedBuffer) lines() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()[:bytes.LastIndexByte(b.buf.Bytes(), '\n')+1]
+}
+
+// traceLoad traces the guest until the sequence has done a turn and enough was seen of all others. A busy host's guest
+// makes three traced calls a second.
+func traceLoad(t *testing.T, vm *testvm.VM, w *loaded) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), d+5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	from := len(vm.Events(0))
-	c := command(t, "trace", target(vm), "--json", "--stats", "--count", fmt.Sprint(enough), "--duration", d.String(), "-e", loadCalls, "--engine", "trap")
-	var stdout, stderr bytes.Buffer
+	c := command(t, "trace", target(vm), "--json", "--stats", "-e", loadCalls, "--engine", "trap")
+	var stdout lockedBuffer
+	var stderr bytes.Buffer
 	c.Stdout, c.Stderr = &stdout, &stderr
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
+	traced := make(chan struct{})
+	go func() { _ = c.Wait(); close(traced) }()                   // the status says more
 	if _, err := vm.AwaitEvent(ctx, from, "RESUME"); err != nil { // the breakpoints are in
 		t.Errorf("begin to trace: %v", err)
 	}
-	traced := make(chan error, 1)
-	go func() { traced <- c.Wait() }()
-	turn, err := vm.Sequence(ctx, "seq")
-	if err != nil {
+	var err error
+	if w.turns, err = vm.Sequence(ctx, "seq"); err != nil {
 		t.Errorf("sequence: %v", err)
 	}
-	w.turns, w.cut = turn, len(traced) > 0
-	select {
-	case <-traced:
-	case <-ctx.Done():
-		t.Fatalf("the trace did not end: %s", &stderr)
+	for ctx.Err() == nil && !w.enough(decode[event.Call](t, stdout.lines())) {
+		select {
+		case <-traced:
+			t.Fatalf("the trace ended by itself, with status %d: %s", exitStatus(c), &stderr)
+		case <-time.After(500 * time.Millisecond):
+		}
 	}
-	if status := exitStatus(c); status != 0 {
+	if err := c.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	<-traced
+	if status := exitStatus(c); status != 130 {
 		t.Fatalf("status %d\n%s", status, &stderr)
 	}
-	return stdout.String()
+	return stdout.lines()
 }
 
 // backToSpeed fails the test if the opener stays slower than it was. The host's
@@ -184,7 +228,7 @@ func checkPairs(t *testing.T, calls []event.Call) {
 		}
 	}
 	for _, c := range before {
-		if c.Event == event.Enter && c.Name != "exit_group" && end.Sub(c.Time) > 10*time.Second && !slices.Contains(mayStay, c.Name) {
+		if c.Event == event.Enter && c.Name != "exit_group" && end.Sub(c.Time) > 30*time.Second && !slices.Contains(mayStay, c.Name) {
 			t.Errorf("no return for %v: %+v", end.Sub(c.Time), c)
 		}
 	}

