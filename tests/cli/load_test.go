@@ -41,7 +41,7 @@ func TestTraceUnderLoad(t *testing.T) {
 		fork:  vmtest.Spawn(t, vm, "fork", "forker"),
 		exec:  vmtest.Spawn(t, vm, "exec", "executor"),
 		mixed: vmtest.Spawn(t, vm, "load", "mixed"),
-		seq:   vmtest.Spawn(t, vm, "sequence", "seq", "3", "2"),
+		seq:   vmtest.Spawn(t, vm, "sequence", "seq", "2", "2"),
 	}
 	before := vmtest.Rate(t, vm, "opener", 2*time.Second)
 	out := traceLoad(t, vm, w)
@@ -49,8 +49,8 @@ func TestTraceUnderLoad(t *testing.T) {
 	if st := mustRun(t, "list", "--json"); !strings.Contains(st, vm.Name) {
 		t.Errorf("the guest is not listed:\n%s", st)
 	}
+	text.Unchanged(t)
 	backToSpeed(t, vm, before)
-	leftAsFound(t, vm, text)
 
 	lines := strings.SplitAfter(strings.TrimSpace(out), "\n")
 	last := len(lines) - 1
@@ -91,7 +91,7 @@ func (w *loaded) enough(calls []event.Call) bool {
 	}
 	return count("openat", w.open.PID, -1) >= openerCalls &&
 		count("wait4", w.fork.PID, -1) >= forkerCalls && count("exit_group", -1, w.fork.PID) > childExits &&
-		count("execve", -1, w.exec.PID) > executions && count("exit_group", -1, w.exec.PID) > 0 &&
+		count("execve", -1, w.exec.PID) >= executions && count("exit_group", -1, w.exec.PID) > 0 &&
 		count("close", w.mixed.PID, -1) >= 2*mixedFiles
 }
 
