@@ -197,7 +197,7 @@ func compareCall(t *testing.T, c event.Call, w wire.SeqCall) {
 // testTree follows a tree of processes that grows fast, beside another that is not followed.
 func testTree(t *testing.T, x *target) {
 	parent := vmtest.Spawn(t, x.vm, "tree", "tree")
-	vmtest.Spawn(t, x.vm, "tree", "other")
+	other := vmtest.Spawn(t, x.vm, "tree", "other")
 	s := startStream(t, x, &trace.CallsOptions{PIDs: []int{parent.PID}, Follow: true})
 	const depth, rounds = 5, 2
 	grow := func() (nodes int) {
@@ -230,28 +230,21 @@ func testTree(t *testing.T, x *target) {
 		}
 		return seen
 	}
-	// Trees end when their last process does; that of the last one is waited for.
-	quiet := func() (from int) {
-		for last := -1; last != from; time.Sleep(300 * time.Millisecond) {
-			s.mu.Lock()
-			last, from = from, len(s.calls)
-			s.mu.Unlock()
-		}
-		return from
-	}
-	from := quiet()
+	fellTrees(t, x, parent.PID, other.PID) // what comes is of the trees that are grown from now on
 	nodes := 0
 	for range rounds {
 		nodes = grow()
 	}
+	fellTrees(t, x, parent.PID, other.PID)
+	var from int
 	s.await(t, "all of the trees", func(calls []event.Call) bool {
+		from = lastRoots(calls, parent.PID, rounds)
 		n := 0
 		for _, v := range marks(calls[from:]) {
 			n += v
 		}
 		return n >= nodes*rounds
 	})
-	quiet()
 	calls := s.finish(t)
 	seen := marks(calls[from:])
 	for id := range nodes {
@@ -268,6 +261,33 @@ func testTree(t *testing.T, x *target) {
 		}
 	}
 	checkLives(t, calls[from:])
+}
+
+// fellTrees waits until all trees have ended: the guest has no process of theirs but those that plant them.
+func fellTrees(t *testing.T, x *target, planters ...int) {
+	t.Helper()
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		truth, err := x.vm.BriefTruth(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.ContainsFunc(truth.Procs, func(p wire.Proc) bool { return p.Comm() == "w-tree" && !slices.Contains(planters, p.PID) }) {
+			return
+		}
+	}
+	t.Fatalf("trees still grow after %v", patience)
+}
+
+// lastRoots returns where the first of the last n trees of a process begins: with its root's mark.
+func lastRoots(calls []event.Call, parent, n int) int {
+	for i := len(calls) - 1; i >= 0; i-- {
+		if c := &calls[i]; c.Name == "getpgid" && c.PPID == parent && c.Args[0].Value == wire.TreeMark {
+			if n--; n == 0 {
+				return i
+			}
+		}
+	}
+	return len(calls)
 }
 
 // checkLives checks that each process that made its mark did it with its first call, and ended with its last.

@@ -138,6 +138,13 @@ func testCalls(t *testing.T, x *target) {
 	if err := end(); err != nil {
 		t.Fatal(err)
 	}
+	for tid, calls := range got { // a thread is in one call at a time
+		for i := 1; i < len(calls); i++ {
+			if p, c := calls[i-1], calls[i]; p.Event == event.Joined && c.Time.Before(p.Time.Add(p.Duration)) {
+				t.Errorf("thread %d: a call begins in another:\n%+v\n%+v", tid, p, c)
+			}
+		}
+	}
 	at := map[int]int{}
 	for i, w := range want {
 		n := at[w.TID] + slices.IndexFunc(got[w.TID][at[w.TID]:], func(c event.Call) bool { return isCall(c, w) })

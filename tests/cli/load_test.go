@@ -210,7 +210,7 @@ func checkPairs(t *testing.T, calls []event.Call) {
 		c := &calls[i]
 		p := before[c.TID]
 		before[c.TID] = c
-		if p != nil && (p.Event != event.Joined || c.Time.Before(p.Time.Add(p.Duration-time.Millisecond))) {
+		if p != nil && (p.Event != event.Joined || c.Time.Before(p.Time.Add(p.Duration))) {
 			t.Errorf("thread %d entered\n%+v in\n%+v", c.TID, c, p)
 		}
 		if c.Time.After(end) {
