@@ -52,7 +52,11 @@ func TestImages(t *testing.T) {
 	}
 	same := func(t *testing.T, image string, more ...string) {
 		t.Helper()
-		for _, q := range questions(pid) {
+		all := questions(pid)
+		if !strings.HasSuffix(image, "plain") { // the memory is the same: what finds it needs not be asked all
+			all = slices.DeleteFunc(all, func(q []string) bool { return !slices.Contains([]string{"ps", "maps", "read", "current"}, q[0]) })
+		}
+		for _, q := range all {
 			if got := ask(t, q, image, more...); got != want[strings.Join(q, " ")] {
 				t.Errorf("%v: the guest says\n%s\nits image\n%s", q, want[strings.Join(q, " ")], got)
 			}
