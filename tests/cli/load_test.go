@@ -159,7 +159,7 @@ func traceLoad(t *testing.T, vm *testvm.VM, w *loaded) string {
 func backToSpeed(t *testing.T, vm *testvm.VM, before float64) {
 	t.Helper()
 	best := 0.0
-	for range 5 {
+	for range 20 {
 		if best = max(best, vmtest.Rate(t, vm, "opener", 3*time.Second)); best >= before/4 {
 			t.Logf("the opener does %.0f/s, %.0f/s before", best, before)
 			return

@@ -242,7 +242,7 @@ func repairAfterKill(t *testing.T, engine string) {
 	}
 	t.Logf("repair found: %s", r.stdout)
 	after := 0.0
-	for range 10 { // a busy host holds it up too, now and then
+	for range 30 { // a busy host holds it up too, now and then
 		if after = max(after, vmtest.Rate(t, vm, "open", 2*time.Second)); after >= before/4 {
 			break
 		}
