@@ -78,14 +78,6 @@ func (o *Options) Key() string {
 	return fmt.Sprintf("%+v", *c)
 }
 
-func or[T comparable](v, def T) T {
-	var zero T
-	if v == zero {
-		return def
-	}
-	return v
-}
-
 // paths are the files of one VM.
 type paths struct {
 	dir, qmp, harness, link, console, initrd, ram string

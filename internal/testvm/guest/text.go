@@ -113,11 +113,13 @@ func (k *textKeeper) markSites(core *os.File, named map[string]uint64) error {
 		}
 	}
 	trampoline := []byte(" __SCT__")
-	for rest, at := k.names, 0; ; rest = rest[at+len(trampoline):] {
-		if at = bytes.Index(rest, trampoline); at < 0 {
+	for rest := k.names; ; {
+		at := bytes.Index(rest, trampoline)
+		if at < 0 {
 			return nil
 		}
 		k.mark(address(rest[bytes.LastIndexByte(rest[:at], '\n')+1:]), 8)
+		rest = rest[at+len(trampoline):]
 	}
 }
 
