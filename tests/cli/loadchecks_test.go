@@ -62,7 +62,8 @@ func checkForker(t *testing.T, calls []event.Call, w *loaded) {
 		exits[c.PID] = c
 	}
 	own := finished(of(calls, func(c *event.Call) bool { // the Go runtime clones threads, too
-		interrupted := c.Name == "wait4" && c.Errno == "ERESTARTSYS" // by a signal of the runtime; it is called again
+		// By a signal of the runtime; it is called again.
+		interrupted := c.Name == "wait4" && c.Errno == "ERESTARTSYS" || c.Name == "clone" && c.Errno == "ERESTARTNOINTR"
 		return c.PID == pid && !interrupted && (c.Name == "clone" && c.Args[0].Value == uint64(syscall.SIGCHLD) || c.Name == "wait4")
 	}))
 	if len(own) > 0 && own[0].Name != "clone" {
