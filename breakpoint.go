@@ -60,7 +60,7 @@ func (d *Dispatcher) insert(a arch.GVA) error {
 		}
 		d.touched[a] = first
 	}
-	if err := d.c.Insert(arch.BreakSoftware, a); err != nil {
+	if err := d.c.Insert(d.kind, a); err != nil {
 		return fmt.Errorf("plant breakpoint at %v: %w", a, err)
 	}
 	return nil
@@ -85,7 +85,7 @@ func (d *Dispatcher) Unbreak(b *Breakpoint) error {
 		return nil
 	}
 	delete(d.points, b.addr)
-	if err := d.c.Remove(arch.BreakSoftware, b.addr); err != nil {
+	if err := d.c.Remove(d.kind, b.addr); err != nil {
 		return fmt.Errorf("take out breakpoint at %v: %w", b.addr, err)
 	}
 	return nil
@@ -165,7 +165,7 @@ func (d *Dispatcher) store(cpu int, before *arch.Registers) error {
 // stepOver runs the one instruction under a breakpoint. All other processors
 // stand still meanwhile, so no hit is missed while the breakpoint is out.
 func (d *Dispatcher) stepOver(cpu int, a arch.GVA) error {
-	if err := d.c.Remove(arch.BreakSoftware, a); err != nil {
+	if err := d.c.Remove(d.kind, a); err != nil {
 		return fmt.Errorf("step over %v: %w", a, err)
 	}
 	ctx, cancel := stepContext()
@@ -173,7 +173,7 @@ func (d *Dispatcher) stepOver(cpu int, a arch.GVA) error {
 	if err := d.c.Step(ctx, cpu); err != nil {
 		return fmt.Errorf("step over %v: %w", a, err)
 	}
-	if err := d.c.Insert(arch.BreakSoftware, a); err != nil {
+	if err := d.c.Insert(d.kind, a); err != nil {
 		return fmt.Errorf("step over %v: %w", a, err)
 	}
 	return nil

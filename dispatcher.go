@@ -34,6 +34,7 @@ type Dispatcher struct {
 	timer  Timer // nil where the control has none
 
 	// Fields of the owning goroutine.
+	kind    arch.BreakpointKind
 	points  map[arch.GVA]*point
 	touched map[arch.GVA]byte // first byte of each place where a breakpoint ever was
 	regs    arch.Registers    // of the hit being handled, as its owners change them
@@ -67,6 +68,11 @@ func (g *Guest) OpenDispatcher(ctx context.Context, kernel *AddressSpace) (*Disp
 	}
 	return d, nil
 }
+
+// UseHardware makes breakpoints the processors' own from now on, which no byte of
+// guest memory shows under any hypervisor. KVM has four of them for each
+// processor; an emulating QEMU has any number. It is called before Break.
+func (d *Dispatcher) UseHardware() { d.kind = arch.BreakHardware }
 
 // Guest returns the guest.
 func (d *Dispatcher) Guest() *Guest { return d.g }

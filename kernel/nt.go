@@ -74,6 +74,9 @@ func kernelAddress(a arch.GVA, x64 bool) bool {
 	return a >= 0x8000_0000 && a < 1<<32
 }
 
+// CurrentThreadOffset returns where in a KPCR the address of the current KTHREAD is.
+func (n *NT) CurrentThreadOffset() uint64 { return n.currentThread }
+
 // PCR returns the address of the KPCR of a virtual processor (0-based).
 func (n *NT) PCR(ctx context.Context, vcpu int) (arch.GVA, error) {
 	n.mu.Lock()

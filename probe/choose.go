@@ -19,6 +19,9 @@ func (s *Session) chooseEngine(o *Options) error {
 	if a := s.g.Arch(); a != arch.AMD64 {
 		return fmt.Errorf("probe a guest of architecture %v: %w", a, errors.ErrUnsupported)
 	}
+	if s.facts.nt != nil {
+		return s.useNT(o)
+	}
 	switch o.Engine {
 	case "", Auto:
 		return s.useBest(o)
@@ -39,7 +42,12 @@ func (s *Session) useTrap(o *Options) error {
 }
 
 func (s *Session) newTrap() engine.Engine {
+	var machine *trap.Machine
+	if s.facts.nt != nil {
+		machine = s.facts.nt.machine()
+	}
 	return trap.New(trap.Config{
+		Machine:    machine,
 		Guest:      s.g,
 		Kernel:     s.k.AddressSpace(),
 		Current:    s.facts.current,

@@ -18,6 +18,7 @@ const commLen = 16
 // facts is where a kernel keeps what identifies a thread.
 type facts struct {
 	kernel *vitrine.AddressSpace
+	nt     *ntFacts // nil for Linux, whose the other fields are
 	// current is where a processor's current task pointer is, relative to its
 	// GS base.
 	current                                   arch.GVA
@@ -31,6 +32,11 @@ type facts struct {
 // findFacts looks them up in the kernel's types.
 func findFacts(k *kernel.Kernel) (*facts, error) {
 	f := &facts{kernel: k.AddressSpace()}
+	if k.NT() != nil {
+		var err error
+		f.nt, err = findNTFacts(k)
+		return f, err
+	}
 	for _, want := range []struct {
 		to          *uint64
 		typ, member string
@@ -93,6 +99,9 @@ func currentTask(k *kernel.Kernel) (arch.GVA, error) {
 
 // thread reads a thread's identity. What cannot be read stays zero.
 func (f *facts) thread(task arch.GVA) Thread {
+	if f.nt != nil {
+		return f.nt.thread(task)
+	}
 	t := Thread{Task: task}
 	if task == 0 {
 		return t

@@ -52,6 +52,9 @@ func (f *family) has(t *Thread) bool {
 	if f.isKnown(t.Task, t.PID) {
 		return true
 	}
+	if f.facts.nt != nil {
+		return f.hasNT(t)
+	}
 	task := t.Task
 	for range maxAncestors {
 		task = f.facts.pointer(task, f.facts.parent)
@@ -82,8 +85,22 @@ func (f *family) learn(t *Thread) {
 	f.known[t.PID] = f.started(t.Task)
 }
 
+// hasNT goes by the parent's id that a process keeps: of one whose parent is in
+// the family and has been seen, or is a root.
+func (f *family) hasNT(t *Thread) bool {
+	_, known := f.known[t.PPID]
+	if !known && !slices.Contains(f.roots, t.PPID) {
+		return false
+	}
+	f.learn(t)
+	return true
+}
+
 // started returns when the task's process started, by the guest's clock.
 func (f *family) started(task arch.GVA) uint64 {
+	if f.facts.nt != nil {
+		return f.facts.nt.created(task)
+	}
 	v, _ := f.facts.kernel.ReadUint64(f.facts.pointer(task, f.facts.leader) + arch.GVA(f.facts.start))
 	return v
 }

@@ -126,6 +126,8 @@ func (h *Hit) SkipWith(v uint64) error {
 		return unsupported("skip function")
 	case h.raw.Return:
 		return errors.New("skip function: it has already run")
+	case h.facts.nt != nil && !h.facts.nt.x64:
+		return fmt.Errorf("skip function: it is not known how many arguments it takes off the stack: %w", errors.ErrUnsupported)
 	case !h.raw.Skip:
 		h.raw.Skip, h.raw.SkipValue = true, v
 	}
@@ -145,8 +147,14 @@ func (h *Hit) SetArg(i int, v uint64) error {
 	case h.raw.Return || i < 0 || i >= len(h.raw.Args):
 		return fmt.Errorf("change argument %d: not at entry, or no such argument", i)
 	}
+	if nt := h.facts.nt; nt != nil {
+		if err := nt.setArg(h.raw.Regs, i, v); err != nil {
+			return fmt.Errorf("change argument %d: %w", i, err)
+		}
+	} else {
+		h.raw.Regs.SetArg(i, v)
+	}
 	h.raw.Args[i] = v
-	h.raw.Regs.SetArg(i, v)
 	return nil
 }
 

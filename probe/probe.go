@@ -36,6 +36,9 @@ type Probe struct {
 	Func string
 	// Addr is the function's first instruction; used when Func is empty.
 	Addr arch.GVA
+	// Name is what hits call a function of an NT kernel for which it has no
+	// symbol; used with Addr.
+	Name string
 	// Enter is called when the function is entered, before its body has run.
 	// The value it returns is handed to Return when the same call returns. It
 	// may be nil.

@@ -213,6 +213,9 @@ func (s *Session) resolve(p *Probe) (kernel.Symbol, error) {
 		}
 		return sym, isText(sym)
 	}
+	if s.facts.nt != nil && p.Name != "" {
+		return kernel.Symbol{Name: p.Name, Addr: p.Addr, Size: 1, Type: 'T'}, nil
+	}
 	sym, ok := s.k.SymbolAt(p.Addr)
 	if !ok || sym.Addr != p.Addr {
 		return sym, fmt.Errorf("add probe: no function begins at %v: %w", p.Addr, kernel.ErrNoSymbol)

@@ -59,7 +59,7 @@ func TestEmulate(t *testing.T) {
 		m, r := bench(t, c.code)
 		want := r
 		c.want(&want)
-		s, err := newSite(m.as, textBase)
+		s, err := newSite(m.as, textBase, false)
 		if err != nil || !s.over(&r) {
 			t.Errorf("%s: not done, %v", c.name, err)
 			continue
@@ -74,7 +74,7 @@ func TestEmulate(t *testing.T) {
 func TestEmulatePushStores(t *testing.T) {
 	for code, want := range map[string]uint64{"53": 2, "4154": 6, "54": uint64(dataBase) + 0x1000, "e800000000": uint64(textBase) + 5} {
 		m, r := bench(t, code)
-		s, err := newSite(m.as, textBase)
+		s, err := newSite(m.as, textBase, false)
 		if err != nil || !s.over(&r) {
 			t.Fatalf("%s: not done, %v", code, err)
 		}
@@ -86,7 +86,7 @@ func TestEmulatePushStores(t *testing.T) {
 
 func TestEmulateStores(t *testing.T) {
 	m, r := bench(t, "48895f10") // mov [rdi+16], rbx
-	s, err := newSite(m.as, textBase)
+	s, err := newSite(m.as, textBase, false)
 	if err != nil || !s.over(&r) || m.space.Uint64(dataBase+16) != 2 {
 		t.Errorf("stored %#x, %v", m.space.Uint64(dataBase+16), err)
 	}
@@ -105,7 +105,7 @@ func TestEmulateLeavesAlone(t *testing.T) {
 	} {
 		m, r := bench(t, code)
 		before := r
-		s, err := newSite(m.as, textBase)
+		s, err := newSite(m.as, textBase, false)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -117,7 +117,7 @@ func TestEmulateLeavesAlone(t *testing.T) {
 		m, r := bench(t, code)
 		r.RSP = 0x1000 // not mapped
 		before := r
-		s, err := newSite(m.as, textBase)
+		s, err := newSite(m.as, textBase, false)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -131,7 +131,7 @@ func TestEmulateLeavesAlone(t *testing.T) {
 // and static keys do.
 func TestOverFollowsTheGuest(t *testing.T) {
 	m, r := bench(t, "0f1f440000")
-	s, err := newSite(m.as, textBase)
+	s, err := newSite(m.as, textBase, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,16 +212,16 @@ func TestEntrySite(t *testing.T) {
 		"6666666690c3":         0,
 	} {
 		m, _ := bench(t, code)
-		s, err := entrySite(m.as, textBase)
+		s, err := entrySite(m.as, textBase, false)
 		if err != nil || s.addr != textBase+off {
 			t.Errorf("entry of %s: %+v, %v, want offset %d", code, s, err, off)
 		}
 	}
 	m, _ := bench(t, "0606")
-	if s, err := entrySite(m.as, textBase); err == nil {
+	if s, err := entrySite(m.as, textBase, false); err == nil {
 		t.Errorf("entry of what is no code: %+v", s)
 	}
-	if s, err := entrySite(m.as, 0xdead000); err == nil {
+	if s, err := entrySite(m.as, 0xdead000, false); err == nil {
 		t.Errorf("entry of what is not mapped: %+v", s)
 	}
 }

@@ -18,7 +18,7 @@ func (e *Engine) entered(f *function, cpu int, r *arch.Registers) error {
 	e.count.entries.Add(1)
 	h := e.newHit(f.point, cpu, r)
 	for i := range h.Args {
-		h.Args[i] = r.Arg(i)
+		h.Args[i] = e.arg(r, i)
 	}
 	value, wanted, err := e.handler.Entered(h)
 	switch {
@@ -51,6 +51,9 @@ func (e *Engine) newHit(p *engine.Point, cpu int, r *arch.Registers) *engine.Hit
 
 // current returns the task that runs on the processor, 0 when that cannot be read.
 func (e *Engine) current(r *arch.Registers) arch.GVA {
+	if m := e.cfg.Machine; m != nil {
+		return m.Task(r)
+	}
 	task, err := e.cfg.Kernel.ReadPointer(arch.GVA(r.GSBase) + e.cfg.Current)
 	if err != nil {
 		return 0
@@ -60,6 +63,9 @@ func (e *Engine) current(r *arch.Registers) arch.GVA {
 
 // stackOf returns the stack that the processor uses.
 func (e *Engine) stackOf(task arch.GVA, cpu int, r *arch.Registers) stack {
+	if m := e.cfg.Machine; m != nil {
+		return m.stackOf(task, cpu, r)
+	}
 	base, err := e.cfg.Kernel.ReadUint64(task + arch.GVA(e.cfg.StackField))
 	if task == 0 || err != nil || r.RSP-base >= e.cfg.StackSize {
 		return stack{cpu: cpu + 1}
@@ -94,7 +100,7 @@ func (e *Engine) arm(c *call, watched bool) error {
 	if !watched || c.watch != nil {
 		return nil
 	}
-	to, err := e.cfg.Kernel.ReadUint64(arch.GVA(c.sp))
+	to, err := e.word(arch.GVA(c.sp))
 	if err != nil {
 		return nil //nolint:nilerr // a forged stack: this call's return stays unseen
 	}
@@ -125,7 +131,7 @@ func (e *Engine) exitAt(w way) (*exit, error) {
 	if x := e.exits[key]; x != nil {
 		return x, nil
 	}
-	s, err := newSite(e.cfg.Kernel, w.addr)
+	s, err := newSite(e.cfg.Kernel, w.addr, e.cfg.bits32())
 	if err != nil {
 		return nil, err
 	}
@@ -159,11 +165,14 @@ func (e *Engine) giveUp(c *call) {
 // passed handles somebody's coming by an exit: of a call that is followed, or
 // of any other.
 func (e *Engine) passed(x *exit, cpu int, r *arch.Registers) error {
+	s := e.stackOf(e.current(r), cpu, r)
 	sp := r.RSP
-	if x.kind == exitWatch {
+	switch {
+	case x.kind == exitWatch && e.cfg.bits32():
+		sp = e.calls.watched(s, x, r.RSP)
+	case x.kind == exitWatch:
 		sp -= 8
 	}
-	s := e.stackOf(e.current(r), cpu, r)
 	if x.kind == exitJump {
 		return e.jumped(x, s, r)
 	}

@@ -97,6 +97,20 @@ func (p *pairs) leave(s stack, sp uint64) (call, bool) {
 	return c, true
 }
 
+// watched returns the slot of the call that has just come back to the address
+// that x watches, when the callee has popped its arguments and the stack pointer
+// does not tell the slot: the outermost one watched there whose slot lies
+// deeper than sp. It is 0 when there is none.
+func (p *pairs) watched(s stack, x *exit, sp uint64) (slot uint64) {
+	calls := p.stacks[s]
+	for i := len(calls) - 1; i >= 0 && calls[i].sp < sp; i-- {
+		if calls[i].watch == x {
+			slot = calls[i].sp
+		}
+	}
+	return slot
+}
+
 // put stores what is left of a stack.
 func (p *pairs) put(s stack, calls []call) {
 	switch {

@@ -15,19 +15,25 @@ type site struct {
 	addr arch.GVA
 	code []byte // as it was when last decoded
 	inst x86dec.Inst
+
+	bits32 bool // it is 32-bit code
 }
 
 // newSite decodes the instruction at a.
-func newSite(as *vitrine.AddressSpace, a arch.GVA) (*site, error) {
+func newSite(as *vitrine.AddressSpace, a arch.GVA, bits32 bool) (*site, error) {
 	code, err := readCode(as, a, x86dec.MaxLen)
 	if err != nil {
 		return nil, err
 	}
-	in, err := x86dec.Decode(code, uint64(a))
+	decode := x86dec.Decode
+	if bits32 {
+		decode = x86dec.Decode32
+	}
+	in, err := decode(code, uint64(a))
 	if err != nil {
 		return nil, fmt.Errorf("decode instruction at %v: %w", a, err)
 	}
-	return &site{as: as, addr: a, code: code[:in.Len], inst: in}, nil
+	return &site{as: as, addr: a, code: code[:in.Len], inst: in, bits32: bits32}, nil
 }
 
 // readCode reads up to n bytes of code: fewer only where a page that is not
@@ -50,11 +56,14 @@ func (s *site) over(r *arch.Registers) bool {
 		return false
 	}
 	if !same(now, s.code) {
-		fresh, err := newSite(s.as, s.addr)
+		fresh, err := newSite(s.as, s.addr, s.bits32)
 		if err != nil {
 			return false
 		}
 		*s = *fresh
+	}
+	if s.bits32 {
+		return emulate32(s.as, &s.inst, r)
 	}
 	return s.inst.Kind != x86dec.Trap && emulate(s.as, &s.inst, r)
 }
@@ -72,8 +81,8 @@ func same(now, before []byte) bool {
 // processor may be waiting for it after an indirect call (IBT), and direct
 // calls may skip it (Linux 6.2 on); so the breakpoint goes behind it. Since 6.2
 // the kernel also overwrites pads that it does not need with a nop of 4 bytes.
-func entrySite(as *vitrine.AddressSpace, a arch.GVA) (*site, error) {
-	first, err := newSite(as, a)
+func entrySite(as *vitrine.AddressSpace, a arch.GVA, bits32 bool) (*site, error) {
+	first, err := newSite(as, a, bits32)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +90,7 @@ func entrySite(as *vitrine.AddressSpace, a arch.GVA) (*site, error) {
 	if !pad {
 		return first, nil
 	}
-	second, err := newSite(as, a+arch.GVA(first.inst.Len))
+	second, err := newSite(as, a+arch.GVA(first.inst.Len), bits32)
 	if err != nil {
 		return first, nil //nolint:nilerr // what follows is not code that we know; the pad is
 	}

@@ -28,6 +28,9 @@ type Config struct {
 	// StackField is the offset of task_struct.stack, StackSize the size of a
 	// task's kernel stack in bytes.
 	StackField, StackSize uint64
+	// Machine, if not nil, is of a kernel that does things otherwise than Linux on
+	// x86-64 does; Current, StackField and StackSize are not used then.
+	Machine *Machine
 	// MaxCalls bounds how many calls are followed at once; 0 means 65536.
 	MaxCalls int
 }
@@ -121,7 +124,7 @@ func (e *Engine) analyse(w engine.Wanted) error {
 		if len(w.Body) == 0 {
 			return errors.New("no code")
 		}
-		entry, err := entrySite(e.cfg.Kernel, w.Body[0].Start)
+		entry, err := entrySite(e.cfg.Kernel, w.Body[0].Start, e.cfg.bits32())
 		if err != nil {
 			return err
 		}
@@ -129,7 +132,7 @@ func (e *Engine) analyse(w engine.Wanted) error {
 		e.functions[w.Point] = f
 	}
 	if w.Returns && !f.followed {
-		f.ways, f.followed = follow(&e.cfg, w.Body), true
+		f.ways, f.followed = e.waysOf(w.Body), true
 	}
 	return nil
 }
@@ -156,6 +159,9 @@ func (e *Engine) Run(ctx context.Context, h engine.Handler) (err error) {
 	d, err := e.cfg.Guest.OpenDispatcher(ctx, e.cfg.Kernel)
 	if err != nil {
 		return fmt.Errorf("take control of guest: %w", err)
+	}
+	if e.cfg.Machine != nil {
+		d.UseHardware()
 	}
 	defer func() { err = errors.Join(err, e.end(d)) }()
 	e.handler, e.planted, e.exits = h, make(map[*engine.Point]*function), make(map[place]*exit)

@@ -31,6 +31,7 @@ const (
 	CallInd             // call through a register or memory
 	Push                // push of register Src
 	MovReg              // 64-bit move of register Src to register Dst
+	MovImm              // move of Imm to 32-bit register Dst; Decode32 only
 	SubReg              // 64-bit subtraction of Imm from register Dst
 	Store               // 64-bit store of register Src to Mem
 	Load                // 64-bit load of register Dst from Mem
