@@ -10,8 +10,9 @@
 //   - addresses are strings, "0x" and lower-case hex digits (see Addr), so that
 //     readers whose numbers are doubles lose no bits;
 //   - times are RFC 3339 with nanoseconds, in UTC;
-//   - fields are always present, empty lists are [] and empty maps {}; the one
-//     exception is Call's errno, which is absent when the call succeeded;
+//   - fields are always present, empty lists are [] and empty maps {}; the
+//     exceptions are Call's errno, which is absent when the call succeeded, and
+//     kernel, which is absent when a program made it;
 //   - strings that come from the guest are whatever bytes the guest chose. In
 //     JSON they are valid UTF-8: a byte that is not part of valid UTF-8 is
 //     written as the four characters \xNN (in the JSON text: "\\xNN"), as Go's

@@ -163,6 +163,9 @@ type Call struct {
 	RetText string `json:"ret_text"`
 	// Errno is the name of the error ("ENOENT"), empty and absent on success.
 	Errno string `json:"errno,omitempty"`
+	// Kernel says that the kernel of a Windows guest made the call itself, and no
+	// program. It is absent when it is false.
+	Kernel bool `json:"kernel,omitempty"`
 	// Duration is the time between entry and return, 0 when not both were seen.
 	Duration time.Duration `json:"duration_ns"`
 }

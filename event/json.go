@@ -183,6 +183,9 @@ func (c *Call) append(b []byte) []byte {
 	if c.Errno != "" {
 		b = AppendString(append(b, `,"errno":`...), c.Errno)
 	}
+	if c.Kernel {
+		b = append(b, `,"kernel":true`...)
+	}
 	b = strconv.AppendInt(append(b, `,"duration_ns":`...), int64(c.Duration), 10)
 	return append(b, '}')
 }

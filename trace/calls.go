@@ -61,6 +61,9 @@ func Calls(ctx context.Context, g *vitrine.Guest, k *kernel.Kernel, sys osi.Syst
 	if opts == nil {
 		opts = &CallsOptions{}
 	}
+	if k.OS() == kernel.Windows {
+		return ntCalls(ctx, g, k, sys, opts, emit)
+	}
 	start := time.Now()
 	c := newCaller(k, sys, opts, emit)
 	c.decoders = decodersFor(k)

@@ -30,6 +30,10 @@ type Event struct {
 	// saved is where a system call's arguments are in memory, 0 for other functions.
 	saved arch.GVA
 	args  *[6]uint64 // of the call; the same for its entry and its return
+	// Of Windows guests: the arguments beyond the sixth, and whether the function
+	// is a service, which returns an NTSTATUS.
+	more   []uint64
+	status bool
 }
 
 // Loop returns the loop that delivers the event.
@@ -61,10 +65,14 @@ var savedArgs = map[probe.UserRegs][6]arch.GVA{
 
 // Arg returns argument i (0 to 5) as it was at entry: of a system call what the
 // program passed, of any other function what its caller did. It is 0 for any
-// other i.
+// other i. Of a Windows guest's services it returns all arguments; of its other
+// functions the first four.
 func (e *Event) Arg(i int) uint64 {
-	if i < 0 || i >= len(e.args) {
+	switch {
+	case i < 0 || i >= len(e.args)+len(e.more):
 		return 0
+	case i >= len(e.args):
+		return e.more[i-len(e.args)]
 	}
 	return e.args[i]
 }
@@ -106,8 +114,14 @@ func argsAt(h *probe.Hit) (args [6]uint64, saved arch.GVA) {
 }
 
 // Result returns what the function returned, as a signed number: a system call
-// returns an error as -errno. It is 0 at entry.
-func (e *Event) Result() int64 { return int64(e.Hit.Result()) }
+// returns an error as -errno, that of a Windows guest an NTSTATUS, which is
+// negative for errors too. It is 0 at entry.
+func (e *Event) Result() int64 {
+	if e.status {
+		return int64(int32(e.Hit.Result()))
+	}
+	return int64(e.Hit.Result())
+}
 
 // Register returns a register of the vCPU by its usual name, as "rax" or "cr3".
 func (e *Event) Register(name string) (uint64, error) {

@@ -69,6 +69,7 @@ type Loop struct {
 	k       *kernel.Kernel
 	sys     osi.System
 	probes  *probe.Session
+	nt      *ntNames    // of an NT guest
 	planted []Handler   // in order of Handle
 	past    probe.Stats // of the sessions before a reset
 	running bool
@@ -100,6 +101,7 @@ func (l *Loop) understood(k *kernel.Kernel, sys osi.System) error {
 		return err
 	}
 	l.k, l.sys, l.probes = k, sys, s
+	l.understoodNT(k, sys)
 	var errs []error
 	for _, h := range l.planted {
 		errs = append(errs, l.add(h))
@@ -141,6 +143,8 @@ func (l *Loop) OSType() OSType {
 		return Unknown
 	case l.k.OS() == kernel.Linux:
 		return Linux
+	case l.k.OS() == kernel.Windows:
+		return Windows
 	}
 	return Unknown
 }
@@ -150,6 +154,9 @@ func (l *Loop) OSType() OSType {
 // nothing. The name is that of a system call, with or without its prefix, or of
 // any kernel function; a system call's handlers also get what 32-bit programs
 // call by their own interface.
+//
+// In a Windows guest the name is that of a service, as NtCreateFile, or of any
+// function that the kernel exports or the user's symbols name.
 //
 // Several handlers on one function are all called, in the order of Handle. It
 // may be called while the loop runs. The error wraps ErrUnknownCall and
@@ -182,6 +189,9 @@ func (l *Loop) HandleAll(table []Handler) error {
 
 // add plants a handler's probes. The caller holds mu.
 func (l *Loop) add(h Handler) error {
+	if l.nt != nil {
+		return l.addNT(h)
+	}
 	entries, err := resolve(l.k, h.Name)
 	if err != nil {
 		return err
