@@ -156,7 +156,7 @@ var ntTraced = []string{"NtCreateFile", "NtOpenKey", "NtClose", "NtAllocateVirtu
 func TestNTGuest(t *testing.T) {
 	for _, layout := range ntLayouts() {
 		t.Run(layout, func(t *testing.T) {
-			x := attachNT(t, layout, &ntguest.Options{INT2E: layout == ntguest.XP2003})
+			x := attachNT(t, layout, nil)
 			hash, text := x.text(t), x.bytes(t)
 			t.Run("services", x.services)
 			t.Run("calls", x.calls)
