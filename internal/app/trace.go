@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -73,13 +74,20 @@ func (s *Session) callsOptions(o TraceOptions) *trace.CallsOptions {
 // functions, which is not what was asked for.
 func (s *Session) explainUnknown(o TraceOptions, err error) error {
 	known := syscalls.Names(s.guest.Arch())
+	if s.kernel.NT() != nil {
+		known = nil // what a build has of them is its own
+	}
 	var parts []string
 	for _, n := range slices.Concat(o.Calls, o.Ignore) {
 		if slices.Contains(known, n) {
 			continue // the kernel may lack it nevertheless: then err says so
 		}
 		part := fmt.Sprintf("%q", n)
-		if near := syscalls.Nearest(n, known); len(near) > 0 {
+		near := syscalls.Nearest(n, known)
+		if s.kernel.NT() != nil {
+			near = nearestNT(n)
+		}
+		if len(near) > 0 {
 			part += " (did you mean " + strings.Join(near, ", ") + "?)"
 		}
 		parts = append(parts, part)
@@ -88,4 +96,20 @@ func (s *Session) explainUnknown(o TraceOptions, err error) error {
 		return err
 	}
 	return fmt.Errorf("trace %s: %w", strings.Join(parts, ", "), ErrUnknownCall)
+}
+
+// nearestNT returns the names of NT calls that resemble n, which may lack the prefix.
+func nearestNT(n string) []string {
+	lower := map[string]string{}
+	for _, name := range syscalls.NTNames() {
+		lower[strings.ToLower(name)] = name
+	}
+	if !strings.HasPrefix(strings.ToLower(n), "nt") {
+		n = "nt" + strings.TrimPrefix(strings.ToLower(n), "zw")
+	}
+	var near []string
+	for _, name := range syscalls.Nearest(n, slices.Sorted(maps.Keys(lower))) {
+		near = append(near, lower[name])
+	}
+	return near
 }
