@@ -44,11 +44,16 @@ trap where the kernel takes none at all; what it could not do is told at the end
 Under trap name the calls you want rather than tracing all: each costs the guest
 thousands of times what it costs by itself.
 
+In a Windows guest SET names services of its kernel, NtCreateFile or CreateFile,
+or functions that it exports or that --symbols knows. The engine is trap. Calls of
+the kernel itself are shown too, marked in JSON by "kernel":true. A failed call
+shows its NTSTATUS, a success likewise; --uid knows no Windows user.
+
 A trace ends at --count, at --duration, at Ctrl-C, or when the reader of its
 output goes away. On every way out the breakpoints, or the implant's code, are
 taken out first; after a kill -9 'vitrine repair' does it. A slow
 reader makes traced threads of the guest wait; nothing is dropped.`,
-		Example: "  vitrine trace vm1 -e openat,execve\n  vitrine trace vm1 -e all --comm sshd --duration 10s --stats\n  vitrine trace vm1 -e openat --json | jq -r '.args[1].text'",
+		Example: "  vitrine trace vm1 -e openat,execve\n  vitrine trace vm1 -e all --comm sshd --duration 10s --stats\n  vitrine trace vm1 -e openat --json | jq -r '.args[1].text'\n  vitrine trace win1 -e NtCreateFile,NtOpenKey,NtClose",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			opts, err := f.options(c)
