@@ -40,7 +40,10 @@ type Config struct {
 	Idle         bool       // the processor runs the idle thread; else the first thread of the last process
 	LargeKernel  bool       // the image is mapped by 2 MiB pages
 	Processes    []*Process // System first
-	Drivers      []Module   // without the kernel itself
+	// Services are numbers of exported services by name; nil: there is no service table.
+	Services      map[string]int
+	NoServiceName bool     // KeServiceDescriptorTable is not exported, as it is by 32-bit kernels
+	Drivers       []Module // without the kernel itself
 }
 
 // Module is a driver or library.
@@ -112,6 +115,8 @@ type Guest struct {
 	ModuleList  arch.GVA
 	PCR         arch.GVA
 	GUID        string
+	// ServiceTable is where the service table is, 0 without one.
+	ServiceTable arch.GVA
 
 	w       uint64   // bytes of a pointer
 	pool    arch.GVA // next free byte
@@ -203,6 +208,7 @@ func (g *Guest) fill() {
 	if !g.NoAccessors {
 		g.makeAccessors()
 	}
+	g.makeServices()
 	g.makeHeaders()
 }
 
