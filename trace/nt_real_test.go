@@ -231,6 +231,9 @@ func (x *ntTarget) compare(t *testing.T, recs []event.Call, said []ntguest.Call,
 	t.Helper()
 	recs = slices.DeleteFunc(slices.Clone(recs), func(r event.Call) bool { return r.Name == "NtDelayExecution" })
 	if len(recs) != want || len(said) != want {
+		for _, r := range recs {
+			t.Logf("%s", r.AppendJSON(nil))
+		}
 		t.Fatalf("%d calls traced, %d said, want %d", len(recs), len(said), want)
 	}
 	// In the order of their ends, which the guest tells before the return is seen: of each thread by itself.
