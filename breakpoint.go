@@ -1,6 +1,7 @@
 package vitrine
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -170,13 +171,35 @@ func (d *Dispatcher) stepOver(cpu int, a arch.GVA) error {
 	}
 	ctx, cancel := stepContext()
 	defer cancel()
-	if err := d.c.Step(ctx, cpu); err != nil {
+	if err := d.stepFrom(ctx, cpu, a); err != nil {
 		return fmt.Errorf("step over %v: %w", a, err)
 	}
 	if err := d.c.Insert(d.kind, a); err != nil {
 		return fmt.Errorf("step over %v: %w", a, err)
 	}
 	return nil
+}
+
+// maxSteps bounds how often a step is tried that did not leave its instruction.
+const maxSteps = 4
+
+// stepFrom steps until the processor has left a. Another one that ran into a
+// breakpoint at the same time as this may have its stop told only now, when
+// nothing has been stepped yet: the breakpoint would be hit a second time.
+func (d *Dispatcher) stepFrom(ctx context.Context, cpu int, a arch.GVA) error {
+	for range maxSteps {
+		if err := d.c.Step(ctx, cpu); err != nil {
+			return err
+		}
+		r, err := d.c.Registers(cpu)
+		if err != nil {
+			return err
+		}
+		if r.PC() != a {
+			return nil
+		}
+	}
+	return nil // a repeated string instruction, or a jump to itself
 }
 
 // int3 is the byte by which a hypervisor that holds breakpoints in guest

@@ -81,6 +81,9 @@ func emulate32(as *vitrine.AddressSpace, in *x86dec.Inst, r *arch.Registers) boo
 		*register(r, in.Dst) = uint64(uint32(*register(r, in.Src)))
 	case x86dec.MovImm:
 		*register(r, in.Dst) = uint64(uint32(in.Imm))
+	case x86dec.SubReg:
+		p := register(r, in.Dst)
+		*p = subtract32(uint32(*p), uint32(in.Imm), &r.RFLAGS)
 	case x86dec.Ret:
 		to, err := as.ReadUint32(arch.GVA(uint32(r.RSP)))
 		if err != nil {
@@ -93,4 +96,15 @@ func emulate32(as *vitrine.AddressSpace, in *x86dec.Inst, r *arch.Registers) boo
 	}
 	r.RIP = next
 	return true
+}
+
+// subtract32 is subtract for 32 bits: in the upper halves of the operands the
+// flags are the same, but those of the lowest byte.
+func subtract32(a, b uint32, flags *uint64) uint64 {
+	subtract(uint64(a)<<32, uint64(b)<<32, flags)
+	const low = uint64(flagPF | flagAF)
+	var of uint64
+	subtract(uint64(a), uint64(b), &of)
+	*flags = *flags&^low | of&low
+	return uint64(a - b)
 }

@@ -9,7 +9,7 @@ import (
 
 // Decode32 decodes the first instruction of 32-bit code, which stands at
 // address pc. Of the kinds it tells those that Decode has a use for there: Nop,
-// Endbr, Push, MovReg, MovImm, JmpRel, Ret and Trap; all else is Other. Registers are
+// Endbr, Push, MovReg, MovImm, SubReg, JmpRel, Ret and Trap; all else is Other. Registers are
 // 32-bit ones.
 func Decode32(code []byte, pc uint64) (Inst, error) {
 	code = code[:min(len(code), MaxLen)]
@@ -51,6 +51,8 @@ func classify32(x *x86asm.Inst, pc uint64) Inst {
 		in.Kind, in.Src = Push, dst
 	case x.Op == x86asm.MOV && dst >= 0 && src >= 0:
 		in.Kind, in.Dst, in.Src = MovReg, dst, src
+	case x.Op == x86asm.SUB && dst >= 0 && isImm:
+		in.Kind, in.Dst, in.Imm = SubReg, dst, int64(imm)
 	case x.Op == x86asm.MOV && dst >= 0 && isImm:
 		in.Kind, in.Dst, in.Imm = MovImm, dst, int64(imm)
 	}
