@@ -24,6 +24,7 @@ var arrows = []arrow{
 	{"arch", nil, nil},
 	{"event", nil, nil},
 	{"internal/guestio", nil, nil},
+	{"internal/nap", nil, nil},
 	{"qemu/internal/*", nil, []string{"golang.org/x/sys/unix"}},
 
 	{".", []string{"arch", "internal/guestio"}, nil},
@@ -35,7 +36,7 @@ var arrows = []arrow{
 	{"dump", []string{".", "arch", "internal/guestio"}, []string{"github.com/klauspost/compress/*", "github.com/anchore/go-lzo", "golang.org/x/sys/unix"}},
 	{"kernel/internal/*", []string{"internal/guestio"}, []string{"github.com/cilium/ebpf/btf", "golang.org/x/arch/x86/x86asm"}},
 	{"kernel", []string{".", "arch", "internal/guestio", "kernel/internal/*"}, nil},
-	{"probe/internal/*", []string{".", "arch", "probe/internal/*"}, []string{"golang.org/x/arch/x86/x86asm"}},
+	{"probe/internal/*", []string{".", "arch", "internal/nap", "probe/internal/*"}, []string{"golang.org/x/arch/x86/x86asm"}},
 	{"probe", []string{".", "arch", "kernel", "probe/internal/*"}, nil},
 	{"osi", []string{".", "arch", "kernel", "probe"}, nil},
 	{"osi/linux", []string{".", "arch", "kernel", "osi", "probe", "internal/guestio"}, nil},

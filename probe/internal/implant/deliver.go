@@ -8,6 +8,7 @@ import (
 
 	"github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/arch"
+	"github.com/vitrine-vmi/vitrine/internal/nap"
 	"github.com/vitrine-vmi/vitrine/probe/internal/engine"
 )
 
@@ -34,7 +35,7 @@ func (r *run) deliver(ctx context.Context) error {
 			runtime.Gosched()
 			continue
 		case r.e.cfg.Sync && r.idle < napMost:
-			nap(r.idle)
+			nap.Sleep(r.idle)
 			continue
 		}
 		timer.Reset(r.idle)

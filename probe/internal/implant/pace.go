@@ -1,9 +1,6 @@
 package implant
 
-import (
-	"syscall"
-	"time"
-)
+import "time"
 
 // pace says how to wait for the next record while threads of the guest wait for
 // answers.
@@ -55,11 +52,4 @@ func (p *pace) rest(now time.Time) time.Duration {
 	}
 	p.slept = true
 	return min(max(gone/napPart, napFirst), idleMost)
-}
-
-// nap sleeps for about d. A timer of the Go runtime wakes after a millisecond at
-// the earliest when nothing else runs in the process.
-func nap(d time.Duration) {
-	tv := syscall.NsecToTimeval(int64(d))
-	syscall.Select(0, nil, nil, nil, &tv) //nolint:errcheck // a signal ends it early, which does no harm; systems differ in what it returns
 }

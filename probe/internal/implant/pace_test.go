@@ -67,14 +67,3 @@ func TestPace(t *testing.T) {
 		t.Errorf("%d looks in an idle second; want at most %d", looks, most)
 	}
 }
-
-func TestNap(t *testing.T) {
-	const d = 3 * time.Millisecond
-	start := time.Now()
-	for range 10 { // signals cut some short
-		nap(d)
-	}
-	if took := time.Since(start); took < d {
-		t.Errorf("ten naps of %v took %v", d, took)
-	}
-}
