@@ -40,6 +40,8 @@ type planted struct {
 	code
 	l layout
 	m *memory // nil for an implant that another run has planted
+
+	gated bool // its stubs have gates
 }
 
 // seed is an implant that has not been planted: all that can be found out and
@@ -264,7 +266,9 @@ func (p *seed) linked() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return p.image(linked, text+arch.GVA(p.obj.defined["vt_enter_trampoline"]), text+arch.GVA(p.obj.defined["vt_leave_trampoline"]))
+	gates := newGates(p.fns, &p.set.filter, p.values, p.data+arch.GVA(p.l.bitmap))
+	p.gated = gates != nil
+	return p.image(linked, text+arch.GVA(p.obj.defined["vt_enter_trampoline"]), text+arch.GVA(p.obj.defined["vt_leave_trampoline"]), gates)
 }
 
 // readBack makes sure that what was written is there.

@@ -13,11 +13,11 @@ import (
 const (
 	codeMagic   = 0x65646f63746e6c70 // at the region's start
 	stubMagic   = 0x62757473746e6c70 // before each stub
-	codeVersion = 1
+	codeVersion = 2
 
-	stubSize  = 64
+	stubSize  = 128
 	stubEntry = 16 // behind the mark: magic, id, offset of the stub in the region
-	stubBack  = stubEntry + 23
+	stubBack  = stubEntry + gateSize + 23
 	siteSize  = 32
 	nopSize   = 5
 )
@@ -83,8 +83,9 @@ func (c *code) stub(i int) arch.GVA {
 }
 
 // image returns the bytes of the whole region; enter and leave are the
-// addresses of the two trampolines, text the linked object.
-func (c *code) image(text []byte, enter, leave arch.GVA) ([]byte, error) {
+// addresses of the two trampolines, text the linked object, gates what is before
+// each stub (see gate), nil for nothing at all.
+func (c *code) image(text []byte, enter, leave arch.GVA, gates []*gate) ([]byte, error) {
 	p := make([]byte, c.size)
 	le := binary.LittleEndian
 	le.PutUint64(p[codeHdrMagic:], codeMagic)
@@ -100,7 +101,11 @@ func (c *code) image(text []byte, enter, leave arch.GVA) ([]byte, error) {
 	copy(p[codeHeaderSize:], text)
 	for i, s := range c.sites {
 		at := int(c.stubs) + i*stubSize
-		if err := c.putStub(p[at:at+stubSize], i, enter, leave); err != nil {
+		var g *gate
+		if i < len(gates) {
+			g = gates[i]
+		}
+		if err := c.putStub(p[at:at+stubSize], i, enter, leave, g); err != nil {
 			return nil, err
 		}
 		q := p[int(c.sitesAt)+i*siteSize:]
@@ -111,12 +116,13 @@ func (c *code) image(text []byte, enter, leave arch.GVA) ([]byte, error) {
 }
 
 // putStub writes the mark and the stub of function i (see trampoline.S).
-func (c *code) putStub(p []byte, i int, enter, leave arch.GVA) error {
+func (c *code) putStub(p []byte, i int, enter, leave arch.GVA, g *gate) error {
 	binary.LittleEndian.PutUint64(p, stubMagic)
 	binary.LittleEndian.PutUint32(p[8:], uint32(i))
 	binary.LittleEndian.PutUint32(p[12:], c.stubs+uint32(i*stubSize))
 	a := assembler{buf: p[:stubEntry], at: c.stub(i)}
 	body := c.sites[i].addr + nopSize
+	a.gate(g)
 	a.emit(0x48, 0x83, 0xec, byte(c.frame)) // sub $frame, %rsp
 	a.emit(0xb8).imm32(uint32(i))           // mov $i, %eax
 	a.rel32(enter, 0xe8)                    // call enter
@@ -146,6 +152,8 @@ func (a *assembler) emit(b ...byte) *assembler {
 }
 
 func (a *assembler) imm32(v uint32) { a.buf = binary.LittleEndian.AppendUint32(a.buf, v) }
+
+func (a *assembler) imm64(v uint64) { a.buf = binary.LittleEndian.AppendUint64(a.buf, v) }
 
 // rel32 appends op with the distance to target.
 func (a *assembler) rel32(target arch.GVA, op byte) {

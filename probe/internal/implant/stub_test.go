@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/vitrine-vmi/vitrine/arch"
 )
 
@@ -29,38 +31,61 @@ func TestStubsDisassemble(t *testing.T) {
 		t.Skip("objdump is not installed: the stubs cannot be checked against it")
 	}
 	c := testCode(3)
-	p, err := c.image(make([]byte, 100), c.base+0x40, c.base+0x50)
+	p, err := c.image(make([]byte, 100), c.base+0x40, c.base+0x50, []*gate{nil, {0x1fbc0, 0x9a4, 0xffffc90000102000}})
 	if err != nil {
 		t.Fatal(err)
 	}
+	nop := "nopw 0x0(%rax,%rax,1)"
+	for i, want := range [][]string{
+		{
+			nop, nop, nop, nop, "xchg %ax,%ax", "sub $0x28,%rsp", "mov $0x0,%eax", "call 0xffffffffa0000040", "test %eax,%eax",
+			"jne 0xffffffffa0000158", "call 0xffffffff81000009", "mov $0x0,%r11d", "jmp 0xffffffffa0000050", "add $0x28,%rsp",
+			"jmp 0xffffffff81000009",
+		},
+		{
+			"movabs $0xffffc90000102000,%r10", "mov %gs:0x1fbc0,%rax", "mov 0x9a4(%rax),%eax", "cmp $0x400000,%eax",
+			"jae 0xffffffffa00001dc", "bt %rax,(%r10)", "jae 0xffffffffa00001dc", "sub $0x28,%rsp", "mov $0x1,%eax",
+			"call 0xffffffffa0000040", "test %eax,%eax", "jne 0xffffffffa00001d8", "call 0xffffffff81000109", "mov $0x1,%r11d",
+			"jmp 0xffffffffa0000050", "add $0x28,%rsp", "jmp 0xffffffff81000109",
+		},
+	} {
+		got, back := disassemble(t, c, p, i)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("stub %d (-want +got):\n%s", i, diff)
+		}
+		if want := uint64(c.stub(i)) - stubEntry + stubBack; back != want {
+			t.Errorf("call in stub %d returns to %#x, not to %#x", i, back, want)
+		}
+	}
+}
+
+// disassemble returns the instructions of stub i, and the address of the one
+// behind the call of the function.
+func disassemble(t *testing.T, c *code, image []byte, i int) (text []string, back uint64) {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "stub")
-	at := int(c.stubs) + stubSize + stubEntry
-	if err := os.WriteFile(file, p[at:at+stubSize-stubEntry], 0o600); err != nil {
+	at := int(c.stubs) + i*stubSize + stubEntry
+	if err := os.WriteFile(file, image[at:at+stubSize-stubEntry], 0o600); err != nil {
 		t.Fatal(err)
 	}
 	out, err := exec.Command("objdump", "-D", "-b", "binary", "-mi386:x86-64", "--no-show-raw-insn",
-		"--adjust-vma="+c.stub(1).String(), file).Output()
+		"--adjust-vma="+c.stub(i).String(), file).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{
-		"sub $0x28,%rsp", "mov $0x1,%eax", "call 0xffffffffa0000040", "test %eax,%eax", "jne 0xffffffffa0000132",
-		"call 0xffffffff81000109", "mov $0x1,%r11d", "jmp 0xffffffffa0000050", "add $0x28,%rsp", "jmp 0xffffffff81000109",
-	}
-	var got []string
 	for line := range strings.Lines(string(out)) {
-		addr, text, ok := strings.Cut(line, ":\t")
-		if !ok || strings.Contains(text, "int3") {
+		addr, in, ok := strings.Cut(line, ":\t")
+		if !ok || strings.Contains(in, "int3") {
 			continue
 		}
-		got = append(got, strings.Join(strings.Fields(text), " "))
-		if strings.Contains(text, "r11d") && strings.TrimSpace(addr) != strconv.FormatUint(uint64(c.base)+uint64(c.stubs)+stubSize+stubBack, 16) {
-			t.Errorf("call returns to %s, not to offset %d of the stub", addr, stubBack)
+		text = append(text, strings.Join(strings.Fields(in), " "))
+		if strings.Contains(in, "r11d") {
+			if back, err = strconv.ParseUint(strings.TrimSpace(addr), 16, 64); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
-	if strings.Join(got, "\n") != strings.Join(want, "\n") {
-		t.Errorf("stub is\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
-	}
+	return text, back
 }
 
 func TestCodeAddresses(t *testing.T) {
@@ -94,7 +119,7 @@ func TestJump(t *testing.T) {
 
 func TestImageHeader(t *testing.T) {
 	c := testCode(2)
-	p, err := c.image([]byte{1, 2, 3}, c.base, c.base)
+	p, err := c.image([]byte{1, 2, 3}, c.base, c.base, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +130,7 @@ func TestImageHeader(t *testing.T) {
 		t.Errorf("site 1 is %v; want %v", got, c.sites[1].addr)
 	}
 	c.sites[1].addr = 0xffff888000000000
-	if _, err := c.image(nil, c.base, c.base); !errors.Is(err, errRange) {
+	if _, err := c.image(nil, c.base, c.base, nil); !errors.Is(err, errRange) {
 		t.Errorf("image with a site out of reach = %v; want %v", err, errRange)
 	}
 }

@@ -51,7 +51,7 @@ func (r *run) update(ctx context.Context) error {
 		return nil
 	}
 	r.startBeside(ctx)
-	if (filter.follow || r.filter.follow) && !reflect.DeepEqual(filter, r.filter) ||
+	if (filter.follow || r.filter.follow) && !reflect.DeepEqual(filter, r.filter) || r.p.gated && len(filter.tgids) == 0 ||
 		slices.ContainsFunc(wanted, func(w engine.Wanted) bool { return !r.knows(w.Point) }) {
 		return r.replant(ctx)
 	}

@@ -1,12 +1,14 @@
 /* What lies between a stub and the C functions. A stub is
  *
+ *	the gate, if there is one: leads threads that a filter does not mean to 2
  *	sub $FRAME, %rsp; mov $ID, %eax; call vt_enter_trampoline
  *	test %eax, %eax; jne 1f
  *	call FUNCTION behind its nop
  *	mov $ID, %r11d; jmp vt_leave_trampoline
- * 1:	add $FRAME, %rsp; jmp FUNCTION behind its nop
+ * 1:	add $FRAME, %rsp
+ * 2:	jmp FUNCTION behind its nop
  *
- * (stub.go makes them). rax, r10 and r11 are dead at a function's entry; all
+ * (stub.go and gate.go make them). rax, r10 and r11 are dead at a function's entry; all
  * argument registers are kept. At its return only rax and rdx live, besides the
  * registers that a callee keeps, which the C functions keep too.
  */
