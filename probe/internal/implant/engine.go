@@ -326,6 +326,7 @@ func (r *run) plant(ctx context.Context) error {
 		return err
 	}
 	r.ring = newRing(r.p.m, r.p.l, len(r.points))
+	r.account() // records, which bring the counters up to date, may not come for long
 	return nil
 }
 
