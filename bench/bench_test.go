@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -25,6 +27,9 @@ var shared struct {
 }
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == runMeasured {
+		os.Exit(childMeasured(os.Args[2:]))
+	}
 	defer func() {
 		if shared.e != nil {
 			if err := shared.e.close(); err != nil {
@@ -159,6 +164,30 @@ func TestRun(t *testing.T) {
 	}
 	if strace, implant := got["strace in the guest"], got["implant, stream"]; strace.Slower < implant.Slower {
 		t.Errorf("strace slows the guest down %v times, an implant %v times", strace.Slower, implant.Slower)
+	}
+}
+
+// What a command took is its own: not the memory of who has it measured.
+func TestMeasured(t *testing.T) {
+	ours := make([]byte, 256<<20)
+	for i := 0; i < len(ours); i += 4096 {
+		ours[i] = 1
+	}
+	c := exec.Command("/bin/sh", "-c", "cat; sleep 0.05")
+	c.Stdin = strings.NewReader("in and out")
+	var out strings.Builder
+	c.Stdout = &out
+	u, err := measured(c)
+	runtime.KeepAlive(ours)
+	if err != nil || out.String() != "in and out" {
+		t.Fatalf("printed %q, %v", out.String(), err)
+	}
+	if u.Took < 50*time.Millisecond || u.RSS < 64<<10 || u.RSS > 128<<20 {
+		t.Errorf("a shell took %v and %d KiB", u.Took, u.RSS>>10)
+	}
+	var exit *exec.ExitError
+	if _, err := measured(exec.Command("/bin/sh", "-c", "exit 7")); !errors.As(err, &exit) || exit.ExitCode() != 7 {
+		t.Errorf("exit 7 is told as %v", err)
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -81,18 +80,15 @@ func (m *lister) measure(what, goal, stdin string, argv ...string) {
 		c.Stdin = strings.NewReader(stdin)
 		var out, errs bytes.Buffer
 		c.Stdout, c.Stderr = &out, &errs
-		began := time.Now()
-		err := c.Run()
-		took = append(took, time.Since(began))
+		u, err := measured(c)
+		took = append(took, u.Took)
 		cancel()
 		if err != nil {
 			m.t.add(what, "failed", goal, fmt.Sprintf("%v: %.120s", err, strings.TrimSpace(errs.String()+out.String())))
 			return
 		}
 		lines = bytes.Count(out.Bytes(), []byte("\n"))
-		if u, ok := c.ProcessState.SysUsage().(*syscall.Rusage); ok {
-			rss = u.Maxrss >> 10
-		}
+		rss = u.RSS >> 20
 	}
 	m.t.add(what, short(took.median()).String(), goal, fmt.Sprintf("%d lines, %d MB; %v", lines, rss, took))
 }

@@ -29,6 +29,9 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 2 && os.Args[1] == runMeasured {
+		os.Exit(childMeasured(os.Args[2:]))
+	}
 	var o options
 	flag.BoolVar(&o.smoke, "smoke", false, "take short measurements: numbers are rough")
 	flag.BoolVar(&o.json, "json", false, "print one JSON object a line")
