@@ -173,7 +173,7 @@ func path(c event.Call) string {
 // Whatever signal ends a trace, the guest is left as it was, soon, and the
 // status tells the signal. More signals do not hurry it.
 func TestTraceEndedBySignals(t *testing.T) {
-	best := hang
+	var best time.Duration // 0 where no trace by traps was ended
 	for _, c := range []struct {
 		engine string
 		sig    syscall.Signal
@@ -203,8 +203,8 @@ func TestTraceEndedBySignals(t *testing.T) {
 			if d > hang {
 				t.Errorf("it took %v", d)
 			}
-			if c.engine == "trap" {
-				best = min(best, d)
+			if c.engine == "trap" && (best == 0 || d < best) {
+				best = d
 			}
 			if status != c.want {
 				t.Errorf("status %d, want %d\n%s", status, c.want, tr.stderr)
