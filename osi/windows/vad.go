@@ -290,49 +290,9 @@ func (s *system) Pages(ctx context.Context, h osi.Handle) iter.Seq2[osi.Page, er
 			if err != nil {
 				return yield(osi.Page{}, fmt.Errorf("list pages of process %d: %w", p.pid, err))
 			}
-			return eachPage(ctx, user, v.Range, yield)
+			return osi.EachPage(ctx, user, v.Range, yield)
 		})
 	}
-}
-
-// eachPage yields the pages that are present in a range. A large page that
-// reaches out of the range is cut to it.
-func eachPage(ctx context.Context, as *vitrine.AddressSpace, r osi.Range, yield func(osi.Page, error) bool) bool {
-	for at, n := r.Start, 0; at < r.End; n++ {
-		if n%1024 == 0 && ctx.Err() != nil {
-			return yield(osi.Page{}, ctx.Err()) && false
-		}
-		m, err := as.Walk(at)
-		step := m.Size
-		if err != nil {
-			var fault *vitrine.FaultError
-			if !errors.As(err, &fault) || fault.Level == 0 || fault.Err != nil {
-				return yield(osi.Page{}, fmt.Errorf("list pages: %w", err)) && false
-			}
-			step = entrySpan(as.Mode(), fault.Level)
-		}
-		next := at&^arch.GVA(step-1) + arch.GVA(step)
-		if next <= at {
-			return true // the end of the address space
-		}
-		if err == nil {
-			end := min(next, r.End)
-			if !yield(osi.Page{Start: at, Size: uint64(end - at), Addr: m.Addr, Writable: m.Writable, Exec: !m.NoExec}, nil) {
-				return false
-			}
-		}
-		at = next
-	}
-	return true
-}
-
-// entrySpan returns how many bytes an entry at a level of the page tables maps.
-func entrySpan(mode arch.PagingMode, level int) uint64 {
-	bits := 9
-	if mode == arch.Paging32Bit {
-		bits = 10
-	}
-	return 1 << (12 + bits*(level-1))
 }
 
 // Memory implements osi.System: the executable's mapping, and where the stack
