@@ -34,21 +34,29 @@ func findEarlyTypes(im *image) *earlyTypes {
 			continue
 		}
 		p := im.g.MapPhysical(r.pa, r.size)
-		for at := 0; at < len(p); at += len(btfStart) {
-			i := bytes.Index(p[at:], btfStart)
-			if i < 0 {
-				break
-			}
-			at += i
-			size := btf.Extent(p[at:])
-			if size < minBTF || size > len(p)-at {
-				continue
-			}
-			// A copy: the guest may write to it between check and use.
-			if spec, err := btf.Load(bytes.Clone(p[at : at+size])); err == nil {
-				return &earlyTypes{spec: spec, va: r.va + arch.GVA(at), size: uint64(size)}
-			}
+		if spec, at, size := firstBTF(p); spec != nil {
+			return &earlyTypes{spec: spec, va: r.va + arch.GVA(at), size: uint64(size)}
 		}
 	}
 	return nil
+}
+
+// firstBTF decodes the first BTF of a kernel's size in p, nil when there is none.
+func firstBTF(p []byte) (spec *btf.Spec, at, size int) {
+	for ; at < len(p); at += len(btfStart) {
+		i := bytes.Index(p[at:], btfStart)
+		if i < 0 {
+			break
+		}
+		at += i
+		size = btf.Extent(p[at:])
+		if size < minBTF || size > len(p)-at {
+			continue
+		}
+		// A copy: the guest may write to it between check and use.
+		if spec, err := btf.Load(bytes.Clone(p[at : at+size])); err == nil {
+			return spec, at, size
+		}
+	}
+	return nil, 0, 0
 }

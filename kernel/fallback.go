@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 
@@ -74,19 +73,8 @@ func (f *found) searchTypes() (*btf.Spec, string) {
 			continue
 		}
 		p, buf = f.image.bytes(r, buf)
-		for at := 0; ; at += len(btfStart) {
-			i := bytes.Index(p[at:], btfStart)
-			if i < 0 {
-				break
-			}
-			at += i
-			size := btf.Extent(p[at:])
-			if size < minBTF || size > len(p)-at {
-				continue
-			}
-			if spec, err := btf.Load(bytes.Clone(p[at : at+size])); err == nil {
-				return spec, fmt.Sprintf("btf in kernel memory, found by its header at %v (%d bytes)", r.va+arch.GVA(at), size)
-			}
+		if spec, at, size := firstBTF(p); spec != nil {
+			return spec, fmt.Sprintf("btf in kernel memory, found by its header at %v (%d bytes)", r.va+arch.GVA(at), size)
 		}
 	}
 	return nil, ""
