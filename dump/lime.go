@@ -1,6 +1,7 @@
 package dump
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -181,15 +182,7 @@ func chunkExtent(b blob, kind byte, body, n uint64) (extent, error) {
 
 // sort puts the pieces in order. Of two that overlap the first one counts.
 func (m *framed) sort() {
-	slices.SortStableFunc(m.extents, func(a, b extent) int {
-		switch {
-		case a.start < b.start:
-			return -1
-		case a.start > b.start:
-			return 1
-		}
-		return 0
-	})
+	slices.SortStableFunc(m.extents, func(a, b extent) int { return cmp.Compare(a.start, b.start) })
 	end := uint64(0)
 	m.extents = slices.DeleteFunc(m.extents, func(e extent) bool {
 		if e.start < end {

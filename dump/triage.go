@@ -1,6 +1,7 @@
 package dump
 
 import (
+	"cmp"
 	"encoding/binary"
 	"slices"
 	"sort"
@@ -207,15 +208,7 @@ func (m *virtual) name(off uint64) string {
 // settle sorts the blocks and cuts what overlaps: of two that hold the same
 // address the one that starts first counts.
 func (m *virtual) settle() {
-	slices.SortStableFunc(m.blocks, func(a, b vblock) int {
-		switch {
-		case a.start < b.start:
-			return -1
-		case a.start > b.start:
-			return 1
-		}
-		return 0
-	})
+	slices.SortStableFunc(m.blocks, func(a, b vblock) int { return cmp.Compare(a.start, b.start) })
 	var out []vblock
 	end := uint64(0)
 	for _, v := range m.blocks {
