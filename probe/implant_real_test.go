@@ -70,25 +70,11 @@ func guestName(o *testvm.Options) string {
 // implantSession returns a session with the implant engine.
 func implantSession(t testing.TB, vm *testvm.VM, o *probe.Options) (*kernel.Kernel, *probe.Session) {
 	t.Helper()
-	g, err := qemu.Attach(t.Context(), vm.QMP, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { g.Close() })
-	k, err := kernel.Describe(t.Context(), g, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
 	if o == nil {
 		o = &probe.Options{}
 	}
 	o.Engine = probe.Implant
-	s, err := probe.New(g, k, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	return k, s
+	return engineSession(t, vm, o)
 }
 
 // start runs a session until the returned function is called, which fails the
