@@ -28,7 +28,7 @@ func streamTime(t *testing.T) time.Duration {
 // load there is, by the guest's own count of its calls.
 func TestImplantStream(t *testing.T) {
 	vm := vmtest.Shared(t, &quickGuest)
-	vmtest.Spawn(t, vm, "getppid", "dense")
+	vmtest.Spawn(t, vm, "getppid", "dense", "256", "2") // a thread for each processor
 	k, s := implantSession(t, vm, nil)
 	var entries, records, results atomic.Uint64
 	calls, err := k.Syscalls()

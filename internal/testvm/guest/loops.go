@@ -125,19 +125,27 @@ func openReads([]string) (func() error, error) {
 }
 
 // getppidLoop makes the cheapest system call as fast as it goes, and counts the calls in steps: to count each would cost
-// a good part of a call. Arguments: calls in a step (default 256).
+// a good part of a call. Arguments: calls in a step (default 256), threads that do so (default 1).
 func getppidLoop(w *work) error {
 	step, err := w.arg(0, 256)
+	if err != nil {
+		return err
+	}
+	threads, err := w.arg(1, 1)
 	if err != nil {
 		return err
 	}
 	if err := w.ready(wire.Spawned{}); err != nil {
 		return err
 	}
-	return getppids(w.count, step)
+	for range threads - 1 {
+		go getppids(w.count, step)
+	}
+	getppids(w.count, step)
+	return nil
 }
 
-func getppids(count *uint64, step int) error {
+func getppids(count *uint64, step int) {
 	for {
 		for range step {
 			_, _, _ = unix.RawSyscall(unix.SYS_GETPPID, 0, 0, 0)
