@@ -21,7 +21,8 @@ import (
 type wallClock struct {
 	as                     *vitrine.AddressSpace
 	seq, keeper            arch.GVA
-	sec, nsec, shift, real uint64 // offsets in struct timekeeper
+	sec, nsec, shift, real uint64   // offsets in struct timekeeper
+	nt                     *ntTicks // in their place, of an NT kernel
 
 	tick       reading
 	ahead      [2]time.Duration // the greatest monotonic - ran: of this window, and of this and the last
@@ -43,10 +44,18 @@ const (
 	slowest = 4
 )
 
-// findWallClock finds the kernel's timekeeper. Until 6.12 it lies behind a
+// findWallClock finds where the kernel keeps the time.
+func findWallClock(k *kernel.Kernel) (*wallClock, error) {
+	if nt := k.NT(); nt != nil {
+		return &wallClock{nt: &ntTicks{as: k.AddressSpace(), shared: nt.SharedData}}, nil
+	}
+	return findTimekeeper(k)
+}
+
+// findTimekeeper finds a Linux kernel's timekeeper. Until 6.12 it lies behind a
 // sequence count of 32 bits in tk_core; 6.13 gave the pair a type of its own, and
 // 6.17 made it the first of an array.
-func findWallClock(k *kernel.Kernel) (*wallClock, error) {
+func findTimekeeper(k *kernel.Kernel) (*wallClock, error) {
 	c := &wallClock{as: k.AddressSpace()}
 	for _, want := range []struct {
 		to     *uint64
@@ -106,6 +115,9 @@ func (c *wallClock) ticked(ahead, ran time.Duration) {
 // read returns the reading of the kernel's last tick, the one before in a guest
 // that was stopped while it writes.
 func (c *wallClock) read() (reading, bool) {
+	if c.nt != nil {
+		return c.nt.read()
+	}
 	seq, err := c.as.ReadUint32(c.seq)
 	if err != nil || seq%2 != 0 {
 		return c.tick, err == nil && c.began

@@ -288,11 +288,20 @@ func (x *ntTarget) same(t *testing.T, r *event.Call, c *ntguest.Call) {
 	if r.Event != event.Joined || int64(int32(c.Status)) != r.Ret {
 		t.Errorf("%s returned %#x as %s, want %#x", r.Name, r.Ret, r.Event, c.Status)
 	}
+	// By the guest's clock, which begins in 2022 whenever it is booted, and stands still while a hit is dealt with.
+	if apart := r.Time.Sub(filetime(c.Time)).Abs(); apart > time.Minute {
+		t.Errorf("%s at %v, the guest says that it ended at %v", r.Name, r.Time, filetime(c.Time))
+	}
 	for i, want := range texts(c) {
 		if got := r.Args[i].Text; got != want {
 			t.Errorf("%s: argument %s is %q, want %q", r.Name, r.Args[i].Name, got, want)
 		}
 	}
+}
+
+// filetime returns the time of a FILETIME.
+func filetime(v ntguest.Addr) time.Time {
+	return time.Unix(int64(v/10_000_000)-11_644_473_600, int64(v%10_000_000)*100).UTC()
 }
 
 // narrow are the arguments of 32 bits.

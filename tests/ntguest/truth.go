@@ -122,6 +122,7 @@ type Call struct {
 	Seq, PID, TID, CPU int
 	Name               string
 	Kernel             bool // called from within the kernel
+	Time               Addr // FILETIME, of its end
 	Status, Out        Addr // Out is the handle made, or the address given
 	Object             string
 	Args               []Addr

@@ -12,21 +12,18 @@ typedef u64 pte;
 enum { TOP = 39, BITS = 9 };
 #define KERNEL_FIRST 256
 #define PAGED_VA (BUILD >= 10000 ? 0xffff9d0f20000000 : 0xfffff8a000000000)
-#define SHARED_VA 0xfffff78000000000
 #define APIC_VA 0xfffffffffffe0000
 #elif defined(MODE_PAE)
 typedef u64 pte;
 enum { TOP = 30, BITS = 9 };
 #define KERNEL_FIRST 2
 #define PAGED_VA 0x8c000000
-#define SHARED_VA 0xffdf0000
 #define APIC_VA 0xfffe0000
 #else
 typedef u32 pte;
 enum { TOP = 22, BITS = 10 };
 #define KERNEL_FIRST 512
 #define PAGED_VA 0xe1000000
-#define SHARED_VA 0xffdf0000
 #define APIC_VA 0xfffe0000
 #endif
 #define ADDR(e) ((u64)(e) & 0x000ffffffffff000)

@@ -9,10 +9,12 @@
 #define PSZ 8
 #define NTAPI __attribute__((ms_abi))
 #define KPCR_PRCB 0x180
+#define SHARED_VA 0xfffff78000000000 // KUSER_SHARED_DATA as the kernel has it
 #else
 #define PSZ 4
 #define NTAPI __attribute__((stdcall))
 #define KPCR_PRCB 0x120
+#define SHARED_VA 0xffdf0000
 #endif
 
 #define HANDLE_TABLE_FREE_HANDLECOUNT (3 * PSZ)

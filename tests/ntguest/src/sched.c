@@ -97,12 +97,22 @@ static void wake(void)
 
 void process_reap(void);
 
+// system_time writes a KSYSTEM_TIME as its readers need it.
+static void system_time(uptr at, u64 v)
+{
+	U32(at, 8) = (u32)(v >> 32);
+	U32(at, 0) = (u32)v;
+	U32(at, 4) = (u32)(v >> 32);
+}
+
 // tick is the clock's interrupt.
 void tick(void)
 {
 	struct cpu *c = this_cpu();
 	if (c == &cpus[0]) {
 		ticks++;
+		system_time(SHARED_VA + KUSER_SHARED_DATA_InterruptTime, (u64)ticks * 50000);
+		system_time(SHARED_VA + KUSER_SHARED_DATA_SystemTime, now());
 		wake();
 		process_reap();
 		command_poll();

@@ -123,7 +123,7 @@ void truth_call(struct call *c)
 {
 	line("call");
 	d("seq", c->seq), s("name", names[c->what]), d("pid", c->pid), d("tid", c->tid), d("cpu", (u32)c->cpu), b("kernel", c->kernel);
-	x("status", c->status), x("out", c->out), w("object", c->name);
+	x("time", now()), x("status", c->status), x("out", c->out), w("object", c->name);
 	key("args");
 	open_("[");
 	for (int i = 0; i < c->nargs; i++) {

@@ -20,11 +20,6 @@ extern char prog[], prog_end[];
 #define STACK_VA 0x00030000
 #endif
 #define USER_SHARED 0x7ffe0000
-#ifdef X64
-#define SHARED_VA 0xfffff78000000000
-#else
-#define SHARED_VA 0xffdf0000
-#endif
 enum { HEAP_PAGES = 8, STUB = 32, NTDLL_TEXT = 0x1000 };
 
 struct svc { const char *name; u16 nr; u8 args; };
