@@ -15,9 +15,20 @@ const (
 	PagingPAE                      // x86 three-level with 64-bit entries
 	Paging4Level                   // x86-64, 48-bit addresses
 	Paging5Level                   // x86-64 with LA57, 57-bit addresses
+
+	// AArch64 has two roots at a time: TTBR1 for addresses at the top, the
+	// kernel's half, and TTBR0 for those at the bottom, a program's. Each is a
+	// format of its own, of 4 KiB granules and so many bits of address.
+	PagingARM39
+	PagingARM39User
+	PagingARM48
+	PagingARM48User
+	PagingARM52 // with FEAT_LPA2, which widens physical addresses too
+	PagingARM52User
 )
 
-var pagingNames = [...]string{"off", "32-bit", "PAE", "4-level", "5-level"}
+var pagingNames = [...]string{"off", "32-bit", "PAE", "4-level", "5-level",
+	"arm64 39-bit", "arm64 39-bit user", "arm64 48-bit", "arm64 48-bit user", "arm64 52-bit", "arm64 52-bit user"}
 
 // String returns the format's name as `vitrine info` prints it.
 func (m PagingMode) String() string {
@@ -25,6 +36,16 @@ func (m PagingMode) String() string {
 		return pagingNames[m]
 	}
 	return fmt.Sprintf("paging(%d)", uint8(m))
+}
+
+// User returns the format of a program's own page tables on a processor whose
+// kernel uses m: m itself where one root maps both.
+func (m PagingMode) User() PagingMode {
+	switch m {
+	case PagingARM39, PagingARM48, PagingARM52:
+		return m + 1
+	}
+	return m
 }
 
 // PhysicalReader reads guest-physical memory. It fills p from address a and
@@ -39,7 +60,7 @@ type Mapping struct {
 	Size     uint64 // size of the page that maps it, in bytes
 	Writable bool   // writable at every level
 	User     bool   // reachable from user mode at every level
-	NoExec   bool   // execution forbidden at any level
+	NoExec   bool   // execution forbidden at any level; on AArch64 to the half's owner
 }
 
 // FaultError is returned when a guest-virtual address is not mapped. It tells
@@ -85,6 +106,7 @@ type format struct {
 	vaBits   uint   // bits of a virtual address, sign-extended where canonical
 	canon    bool   // higher bits must repeat the top one
 	levels   []level
+	arm      *armFormat // nil for x86
 }
 
 // Sources: Intel SDM volume 3A (2024-06), tables 4-3 (32-bit), 4-8 (PAE) and
@@ -105,6 +127,13 @@ var formats = [...]*format{
 		levels: []level{{shift: 30, bits: 2, plain: true}, {shift: 21, bits: 9, large: true}, {shift: 12, bits: 9}}},
 	Paging4Level: {entry: 8, rootMask: mask52, addrMask: mask52, vaBits: 48, canon: true, levels: longLevels[1:]},
 	Paging5Level: {entry: 8, rootMask: mask52, addrMask: mask52, vaBits: 57, canon: true, levels: longLevels},
+
+	PagingARM39:     armFormatOf(39, false, false),
+	PagingARM39User: armFormatOf(39, true, false),
+	PagingARM48:     armFormatOf(48, false, false),
+	PagingARM48User: armFormatOf(48, true, false),
+	PagingARM52:     armFormatOf(52, false, true),
+	PagingARM52User: armFormatOf(52, true, true),
 }
 
 var longLevels = []level{{shift: 48, bits: 9}, {shift: 39, bits: 9}, {shift: 30, bits: 9, large: true}, {shift: 21, bits: 9, large: true}, {shift: 12, bits: 9}}
@@ -118,12 +147,17 @@ func formatOf(mode PagingMode) *format {
 }
 
 // Root returns the physical address of the top page table that the value of
-// CR3 names in the given mode; the PCID and flag bits are dropped.
-func Root(mode PagingMode, cr3 uint64) GPA {
-	if f := formatOf(mode); f != nil {
-		return GPA(cr3 & f.rootMask)
+// CR3, or of TTBR0 and TTBR1, names in the given mode; the PCID or ASID and
+// flag bits are dropped.
+func Root(mode PagingMode, register uint64) GPA {
+	f := formatOf(mode)
+	switch {
+	case f == nil:
+		return 0
+	case f.arm != nil:
+		return f.arm.root(register & f.rootMask)
 	}
-	return 0
+	return GPA(register & f.rootMask)
 }
 
 // Walk translates va by the page tables at root. It reads at most one entry a
@@ -142,22 +176,46 @@ func Walk(r PhysicalReader, mode PagingMode, root GPA, va GVA) (Mapping, error) 
 	for i, l := range f.levels {
 		n := len(f.levels) - i
 		e, err := f.read(r, table, l, va)
-		if err != nil || e&bitPresent == 0 {
+		present, leaf := f.kind(e, l, n == 1)
+		if err != nil || !present {
 			return Mapping{}, &FaultError{Addr: va, Root: root, Level: n, Entry: e, Err: err}
 		}
-		m.restrict(e, l, f.entry)
-		if n == 1 || (l.large && e&bitLarge != 0) {
+		f.restrict(&m, e, l, leaf)
+		if leaf {
 			m.Size = 1 << l.shift
 			m.Addr = f.page(e, l) | GPA(uint64(va)&(m.Size-1))
 			return m, nil
 		}
-		table = GPA(e & f.addrMask)
+		table = f.address(e)
 	}
 	panic("unreachable: the last level always returns")
 }
 
+// kind tells whether an entry maps anything, and whether what it maps is a page
+// rather than a table.
+func (f *format) kind(e uint64, l level, last bool) (present, leaf bool) {
+	switch {
+	case e&bitPresent == 0:
+		return false, false
+	case f.arm != nil:
+		return armKind(e, l, last)
+	}
+	return true, last || l.large && e&bitLarge != 0
+}
+
+// address returns the address that an entry holds.
+func (f *format) address(e uint64) GPA {
+	if f.arm != nil {
+		return f.arm.address(e, f.addrMask)
+	}
+	return GPA(e & f.addrMask)
+}
+
 // holds reports whether va can exist in the format.
 func (f *format) holds(va GVA) bool {
+	if f.arm != nil {
+		return f.arm.holds(va, f.vaBits)
+	}
 	if f.canon {
 		top := int64(va) >> (f.vaBits - 1)
 		return top == 0 || top == -1
@@ -176,13 +234,15 @@ func (f *format) read(r PhysicalReader, table GPA, l level, va GVA) (uint64, err
 
 // restrict narrows the permissions by one entry: x86 ANDs writable and user
 // over the levels and ORs no-execute (SDM 3A, 4.6).
-func (m *Mapping) restrict(e uint64, l level, entry int) {
-	if l.plain {
-		return
+func (f *format) restrict(m *Mapping, e uint64, l level, leaf bool) {
+	switch {
+	case f.arm != nil:
+		f.arm.restrict(m, e, leaf)
+	case !l.plain:
+		m.Writable = m.Writable && e&bitWritable != 0
+		m.User = m.User && e&bitUser != 0
+		m.NoExec = m.NoExec || (f.entry == 8 && e&bitNoExec != 0)
 	}
-	m.Writable = m.Writable && e&bitWritable != 0
-	m.User = m.User && e&bitUser != 0
-	m.NoExec = m.NoExec || (entry == 8 && e&bitNoExec != 0)
 }
 
 // page returns the address of the page that a leaf entry maps.
@@ -192,5 +252,5 @@ func (f *format) page(e uint64, l level) GPA {
 		// PSE-36: bits 13 to 20 of a 4 MiB entry are bits 32 to 39 of the address.
 		return GPA(e&0xffc0_0000 | e>>13&0xff<<32)
 	}
-	return GPA(e & f.addrMask &^ (size - 1))
+	return f.address(e) &^ GPA(size-1)
 }
