@@ -22,11 +22,12 @@ const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 type apt struct {
 	dir      string
 	suite    string
+	arch     string // Debian's name of the processor that packages are for
 	mirror   string
 	progress io.Writer
 }
 
-func newApt(suite string, progress io.Writer) (*apt, error) {
+func newApt(suite, arch string, progress io.Writer) (*apt, error) {
 	for _, tool := range []string{"apt-get", "apt-cache", "apt-config", "dpkg-deb"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			return nil, fmt.Errorf("this needs a Debian machine: %w", err)
@@ -43,7 +44,11 @@ func newApt(suite string, progress io.Writer) (*apt, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &apt{dir: filepath.Join(cache, "apt", suite), suite: suite, mirror: mirror, progress: progress}
+	name := suite
+	if arch != amd64 {
+		name += "-" + arch
+	}
+	a := &apt{dir: filepath.Join(cache, "apt", name), suite: suite, arch: arch, mirror: mirror, progress: progress}
 	for _, d := range []string{"lists/partial", "cache/archives/partial", "etc/parts"} {
 		if err := os.MkdirAll(filepath.Join(a.dir, d), 0o755); err != nil {
 			return nil, err
@@ -70,14 +75,14 @@ Dir::Etc::main "/dev/null";
 Dir::Etc::preferences "/dev/null";
 Dir::Etc::preferencesparts "-";
 Dir::Log "/dev/null";
-APT::Architecture "amd64";
-APT::Architectures:: "amd64";
+APT::Architecture %q;
+APT::Architectures:: %q;
 APT::Sandbox::User "";
 Acquire::Languages "none";
 Acquire::Retries "2";
 Acquire::http::Timeout "30";
 %s`,
-		a.dir, a.dir+"/lists", a.dir+"/status", a.dir+"/cache", a.dir+"/etc/sources.list", a.dir+"/etc/parts", network)
+		a.dir, a.dir+"/lists", a.dir+"/status", a.dir+"/cache", a.dir+"/etc/sources.list", a.dir+"/etc/parts", a.arch, a.arch, network)
 	list := fmt.Sprintf("deb [signed-by=%s] %s %s main\n", keyring, a.mirror, a.suite)
 	return errors.Join(
 		os.WriteFile(a.dir+"/apt.conf", []byte(conf), 0o600),

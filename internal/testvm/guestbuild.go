@@ -15,8 +15,8 @@ import (
 )
 
 // buildGuest compiles the ground-truth program from the sources beside this file and returns the path of the result,
-// which is cached by the content of those sources.
-func buildGuest() (string, error) {
+// which is cached by the content of those sources. It is for a processor by Go's name.
+func buildGuest(arch string) (string, error) {
 	dir, err := sourceDir()
 	if err != nil {
 		return "", err
@@ -30,6 +30,9 @@ func buildGuest() (string, error) {
 		return "", err
 	}
 	program := filepath.Join(cache, "guest-"+sum)
+	if arch != amd64 {
+		program += "-" + arch
+	}
 	if exists(program) {
 		return program, nil
 	}
@@ -41,7 +44,7 @@ func buildGuest() (string, error) {
 	if exists(program) {
 		return program, nil
 	}
-	if err := compile(dir, program); err != nil {
+	if err := compile(dir, program, arch); err != nil {
 		return "", fmt.Errorf("build ground-truth program: %w", err)
 	}
 	return program, nil
@@ -81,11 +84,11 @@ func hashSources(dir string, folders ...string) (string, error) {
 	return hex.EncodeToString(h.Sum(nil))[:16], nil
 }
 
-func compile(dir, program string) error {
+func compile(dir, program, arch string) error {
 	tmp := program + ".new"
 	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", tmp, "./guest")
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOFLAGS=-buildvcs=false", "GOWORK=off")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch, "GOFLAGS=-buildvcs=false", "GOWORK=off")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, bytes.TrimSpace(out))
 	}

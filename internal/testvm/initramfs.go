@@ -3,6 +3,7 @@ package testvm
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"debug/elf"
 	"errors"
 	"fmt"
@@ -92,9 +93,10 @@ func (a *archive) write(w io.Writer) error {
 	return errors.Join(cpio.WriteTrailer(cw), z.Close())
 }
 
-// addBusybox adds busybox and its commands.
-func (a *archive) addBusybox() error {
-	for _, from := range []string{"/bin/busybox", "/usr/bin/busybox"} {
+// addBusybox adds busybox and its commands; root is the folder below which it lies.
+func (a *archive) addBusybox(root string) error {
+	for _, file := range []string{"bin/busybox", "usr/bin/busybox"} {
+		from := filepath.Join("/", root, file)
 		if !isStatic(from) {
 			continue
 		}
@@ -118,12 +120,9 @@ func isStatic(file string) bool {
 	return !slices.ContainsFunc(f.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP })
 }
 
-// libraryDirs is where the dynamic linker of Debian finds libraries on x86-64.
-var libraryDirs = []string{"/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib"}
-
 // addProgram adds a dynamically linked program, its interpreter and its libraries, at the same paths. Libraries that are
 // not below the program's root are the host's.
-func (a *archive) addProgram(p program) error {
+func (a *archive) addProgram(on *platform, p program) error {
 	if _, there := a.records[cpio.Normalize(p.file)]; there {
 		return nil
 	}
@@ -139,11 +138,11 @@ func (a *archive) addProgram(p program) error {
 		needed = append(needed, interp)
 	}
 	for _, lib := range needed {
-		at, err := findLibrary(lib, p.root)
+		at, err := on.findLibrary(lib, p.root)
 		if err != nil {
 			return fmt.Errorf("add %s: %w", p.file, err)
 		}
-		if err := a.addProgram(at); err != nil {
+		if err := a.addProgram(on, at); err != nil {
 			return err
 		}
 	}
@@ -170,19 +169,23 @@ func linkedTo(file string) (interp string, needed []string, err error) {
 }
 
 // findLibrary finds a library by its name, or an interpreter by its path: the host's before what was unpacked below
-// root, so that a program gets one C library.
-func findLibrary(name, root string) (program, error) {
-	for _, r := range []string{"", root} {
+// root, so that a program gets one C library; those of a host of another kind are none.
+func (on *platform) findLibrary(name, root string) (program, error) {
+	roots := []string{"", root}
+	if on.foreign() {
+		roots = roots[1:]
+	}
+	for _, r := range roots {
 		if filepath.IsAbs(name) && exists(filepath.Join("/", r, name)) {
 			return program{name, r}, nil
 		}
-		for _, dir := range libraryDirs {
+		for _, dir := range on.libraries {
 			if file := filepath.Join(dir, name); !filepath.IsAbs(name) && exists(filepath.Join("/", r, file)) {
 				return program{file, r}, nil
 			}
 		}
 	}
-	return program{}, fmt.Errorf("find library %s in %s: %w", name, strings.Join(libraryDirs, ", "), fs.ErrNotExist)
+	return program{}, fmt.Errorf("find library %s in %s: %w", name, strings.Join(on.libraries, ", "), fs.ErrNotExist)
 }
 
 // addModules adds the kernel's modules and the list of those to load at start.
@@ -206,15 +209,19 @@ func (a *archive) addModules(k *Kernel) error {
 
 // buildInitramfs writes the initramfs of one guest.
 func buildInitramfs(to string, k *Kernel, programs []program, o *Options) error {
-	a := newArchive()
-	if err := a.addBusybox(); err != nil {
+	a, on := newArchive(), platformOf(o.Kernel)
+	root, err := on.basicPrograms(context.Background(), o.Progress)
+	if err != nil {
+		return err
+	}
+	if err := a.addBusybox(root); err != nil {
 		return err
 	}
 	for _, file := range dynamic {
-		programs = append(programs, program{file: file})
+		programs = append(programs, program{file: file, root: root})
 	}
 	for _, p := range programs {
-		if err := a.addProgram(p); err != nil {
+		if err := a.addProgram(on, p); err != nil {
 			return err
 		}
 	}
@@ -239,7 +246,7 @@ func addInit(a *archive, o *Options) error {
 		a.file("init", []byte("#!/bin/sh\n"+o.Script), 0o755)
 		return nil
 	}
-	program, err := buildGuest()
+	program, err := buildGuest(platformOf(o.Kernel).debian)
 	if err != nil {
 		return err
 	}

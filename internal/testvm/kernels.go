@@ -19,7 +19,7 @@ type Kernel struct {
 	Name    string // as in KernelNames
 	Release string // what uname -r says in the guest, as in 6.1.0-50-cloud-amd64
 	Package string // Debian package and version
-	Image   string // path of the bzImage
+	Image   string // path of what QEMU boots: a bzImage, or an Image
 	Config  string // path of the kernel's configuration file
 	Modules string // directory of NAME.ko files, uncompressed
 }
@@ -35,19 +35,24 @@ type source struct {
 	// stale ones, and an interrupt that arrives at the branch pushes the garbage: a double fault whose EFLAGS end in bits
 	// of a pointer, with nothing attached. Such guests get a CPU without the instruction.
 	jumpsOnCX16 bool
+	arch        string // Debian's name of the processor
 }
 
 // sources is the matrix. A suite moves on: when it has no match any more the error says so.
 var sources = []source{
-	{"5.10-cloud", "bullseye", `^linux-image-5\.10\.0-[0-9]+-cloud-amd64$`, false},
-	{"6.1", "bookworm", `^linux-image-6\.1\.0-[0-9]+-amd64$`, false},
-	{"6.1-cloud", "bookworm", `^linux-image-6\.1\.0-[0-9]+-cloud-amd64$`, false},
-	{"6.1-rt", "bookworm", `^linux-image-6\.1\.0-[0-9]+-rt-amd64$`, false},
-	{"6.12", "trixie", `^linux-image-6\.12\.[0-9.]+\+deb13-amd64$`, true},
-	{"6.12-cloud", "trixie", `^linux-image-6\.12\.[0-9.]+\+deb13-cloud-amd64$`, true},
-	{"6.12-rt", "trixie", `^linux-image-6\.12\.[0-9.]+\+deb13-rt-amd64$`, true},
+	{"5.10-cloud", "bullseye", `^linux-image-5\.10\.0-[0-9]+-cloud-amd64$`, false, amd64},
+	{"6.1", "bookworm", `^linux-image-6\.1\.0-[0-9]+-amd64$`, false, amd64},
+	{"6.1-cloud", "bookworm", `^linux-image-6\.1\.0-[0-9]+-cloud-amd64$`, false, amd64},
+	{"6.1-rt", "bookworm", `^linux-image-6\.1\.0-[0-9]+-rt-amd64$`, false, amd64},
+	{"6.12", "trixie", `^linux-image-6\.12\.[0-9.]+\+deb13-amd64$`, true, amd64},
+	{"6.12-cloud", "trixie", `^linux-image-6\.12\.[0-9.]+\+deb13-cloud-amd64$`, true, amd64},
+	{"6.12-rt", "trixie", `^linux-image-6\.12\.[0-9.]+\+deb13-rt-amd64$`, true, amd64},
 	// From 7.x on the signed linux-image packages only depend on linux-binary, which has the files.
-	{"7.2-cloud", "sid", `^linux-binary-7\.2\.[0-9.]+\+deb14-cloud-amd64$`, true},
+	{"7.2-cloud", "sid", `^linux-binary-7\.2\.[0-9.]+\+deb14-cloud-amd64$`, true, amd64},
+	{"6.1-arm64", "bookworm", `^linux-image-6\.1\.0-[0-9]+-arm64$`, false, arm64},
+	{"6.1-cloud-arm64", "bookworm", `^linux-image-6\.1\.0-[0-9]+-cloud-arm64$`, false, arm64},
+	{"6.12-arm64", "trixie", `^linux-image-6\.12\.[0-9.]+\+deb13-arm64$`, false, arm64},
+	{"6.12-cloud-arm64", "trixie", `^linux-image-6\.12\.[0-9.]+\+deb13-cloud-arm64$`, false, arm64},
 }
 
 // guestModules are loaded, in this order, by a guest at start, where the kernel has them as modules: a chain of
@@ -64,6 +69,16 @@ func KernelNames() []string {
 		names[i] = s.name
 	}
 	return names
+}
+
+// platformOf returns the machine of a kernel's guests.
+func platformOf(kernel string) *platform {
+	for _, s := range sources {
+		if s.name == kernel {
+			return platforms[s.arch]
+		}
+	}
+	return platforms[amd64]
 }
 
 // cpuFor returns the -cpu that a kernel gets when model was asked for.
@@ -127,7 +142,7 @@ func openKernel(dir string) (*Kernel, error) {
 }
 
 func fetchKernel(ctx context.Context, s source, dir string, progress io.Writer) error {
-	a, err := newApt(s.suite, progress)
+	a, err := newApt(s.suite, s.arch, progress)
 	if err != nil {
 		return err
 	}

@@ -30,8 +30,8 @@ type Options struct {
 
 	CPUs    int    // default 1
 	Memory  int    // MiB, default 512
-	CPU     string // -cpu, default "max"
-	Machine string // "pc" (default) or "q35"
+	CPU     string // -cpu, default "max"; "cortex-a72" for arm64
+	Machine string // "pc" (default) or "q35"; "virt" for arm64
 	RAM     RAM
 	NoKASLR bool   // KASLR is on otherwise
 	Cmdline string // appended to the kernel's command line
@@ -61,8 +61,9 @@ func (o *Options) withDefaults() *Options {
 		c = *o
 	}
 	c.Kernel = cmp.Or(c.Kernel, "6.1-cloud")
-	c.CPU = cmp.Or(c.CPU, "max")
-	c.Machine = cmp.Or(c.Machine, "pc")
+	p := platformOf(c.Kernel)
+	c.CPU = cmp.Or(c.CPU, p.cpu)
+	c.Machine = cmp.Or(c.Machine, p.machine)
 	c.CPUs = cmp.Or(c.CPUs, 1)
 	c.Memory = cmp.Or(c.Memory, 512)
 	if c.Progress == nil {
@@ -97,9 +98,9 @@ func (o *Options) arguments(k *Kernel, p paths) []string {
 	args = append(args, o.memoryArguments(p)...)
 	// Monitor for the one under test, monitor for the harness.
 	args = append(args, "-qmp", "unix:"+p.qmp+",server=on,wait=off", "-qmp", "unix:"+p.harness+",server=on,wait=off")
-	args = append(args, "-chardev", "file,id=console,path="+p.console, "-device", "isa-serial,chardev=console")
 	// QEMU connects to the harness, not the other way round: what the guest says early is not lost.
-	args = append(args, "-chardev", "socket,id=link,path="+p.link, "-device", "isa-serial,chardev=link")
+	args = append(args, "-chardev", "file,id=console,path="+p.console, "-chardev", "socket,id=link,path="+p.link)
+	args = append(args, platformOf(o.Kernel).serial...)
 	if o.Paused {
 		args = append(args, "-S")
 	}
@@ -121,7 +122,7 @@ func (o *Options) memoryArguments(p paths) []string {
 }
 
 func (o *Options) kernelCmdline() string {
-	words := []string{"console=ttyS0", "quiet", "random.trust_cpu=on", "panic=0"}
+	words := []string{"console=" + platformOf(o.Kernel).console, "quiet", "random.trust_cpu=on", "panic=0"}
 	if o.NoKASLR {
 		words = append(words, "nokaslr")
 	}

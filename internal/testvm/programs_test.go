@@ -23,7 +23,7 @@ func TestProgramsComeWithTheirLibraries(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := newArchive()
-	if err := a.addProgram(program{"/opt/tail", root}); err != nil {
+	if err := a.addProgram(platforms[amd64], program{"/opt/tail", root}); err != nil {
 		t.Fatal(err)
 	}
 	if _, there := a.records["opt/tail"]; !there {
@@ -41,7 +41,7 @@ func TestProgramsComeWithTheirLibraries(t *testing.T) {
 
 func TestLibrariesAreTheHostsFirst(t *testing.T) {
 	root := t.TempDir()
-	dir := filepath.Join(root, libraryDirs[0])
+	dir := filepath.Join(root, platforms[amd64].libraries[0])
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -50,22 +50,22 @@ func TestLibrariesAreTheHostsFirst(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if p, err := findLibrary("libc.so.6", root); err != nil || p.root != "" {
+	if p, err := platforms[amd64].findLibrary("libc.so.6", root); err != nil || p.root != "" {
 		t.Errorf("C library: %+v, %v", p, err)
 	}
-	if p, err := findLibrary("libof-no-host.so", root); err != nil || p != (program{libraryDirs[0] + "/libof-no-host.so", root}) {
+	if p, err := platforms[amd64].findLibrary("libof-no-host.so", root); err != nil || p != (program{platforms[amd64].libraries[0] + "/libof-no-host.so", root}) {
 		t.Errorf("library of the package: %+v, %v", p, err)
 	}
-	if _, err := findLibrary("libof-nobody.so", root); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := platforms[amd64].findLibrary("libof-nobody.so", root); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("library of nobody: %v", err)
 	}
 }
 
 func TestFindPrograms(t *testing.T) {
-	if p, err := findPrograms(t.Context(), []string{"/usr/bin/tail"}, nil); err != nil || !slices.Equal(p, []program{{file: "/usr/bin/tail"}}) {
+	if p, err := findPrograms(t.Context(), platforms[amd64], []string{"/usr/bin/tail"}, nil); err != nil || !slices.Equal(p, []program{{file: "/usr/bin/tail"}}) {
 		t.Errorf("programs %+v, %v", p, err)
 	}
-	if _, err := findPrograms(t.Context(), []string{"/usr/bin/there-is-no-such-program"}, nil); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := findPrograms(t.Context(), platforms[amd64], []string{"/usr/bin/there-is-no-such-program"}, nil); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a program that nobody has: %v", err)
 	}
 }

@@ -18,9 +18,6 @@ import (
 	"github.com/vitrine-vmi/vitrine/internal/testvm/wire"
 )
 
-// qemu is the program that runs guests.
-const qemu = "qemu-system-x86_64"
-
 // VM is a running guest.
 type VM struct {
 	Options *Options // with the defaults filled in
@@ -68,8 +65,9 @@ func Boot(ctx context.Context, o *Options) (*VM, error) {
 // in enter) and fetches and builds what is missing first.
 func Start(ctx context.Context, o *Options) (*VM, error) {
 	o = o.withDefaults()
-	if _, err := exec.LookPath(qemu); err != nil {
-		return nil, fmt.Errorf("start guest: %w: apt-get install qemu-system-x86", err)
+	p := platformOf(o.Kernel)
+	if _, err := exec.LookPath(p.qemu); err != nil {
+		return nil, fmt.Errorf("start guest: %w: apt-get install %s", err, p.install)
 	}
 	var kernel *Kernel
 	var programs []program
@@ -78,7 +76,7 @@ func Start(ctx context.Context, o *Options) (*VM, error) {
 		if kernel, err = FetchKernel(ctx, o.Kernel, o.Progress); err != nil {
 			return nil, fmt.Errorf("start guest: %w", err)
 		}
-		if programs, err = findPrograms(ctx, o.Programs, o.Progress); err != nil {
+		if programs, err = findPrograms(ctx, p, o.Programs, o.Progress); err != nil {
 			return nil, fmt.Errorf("start guest: %w", err)
 		}
 	}
@@ -111,7 +109,7 @@ func (vm *VM) start(ctx context.Context) error {
 		return err
 	}
 	args := vm.Options.arguments(vm.Kernel, vm.paths)
-	vm.cmd = exec.Command(qemu, args...)
+	vm.cmd = exec.Command(platformOf(vm.Options.Kernel).qemu, args...)
 	vm.cmd.Stdout, vm.cmd.Stderr = vm.stderr, vm.stderr
 	vm.cmd.SysProcAttr = ownedProcess()
 	vm.Command = vm.cmd.Args

@@ -15,11 +15,19 @@ import (
 )
 
 const (
-	linkDevice = "/dev/ttyS1"
-	stateDir   = "/run/guest"    // counters of the workloads
-	moduleDir  = "/lib/modules"  // NAME.ko files
-	loadOrder  = "modules.order" // names to load at start, one a line
+	stateDir  = "/run/guest"    // counters of the workloads
+	moduleDir = "/lib/modules"  // NAME.ko files
+	loadOrder = "modules.order" // names to load at start, one a line
 )
+
+// linkDevice returns the serial port to the harness: the second of a PC; on arm64 the only one of its kind, as the
+// machine's own is a ttyAMA.
+func linkDevice() string {
+	if runtime.GOARCH == "arm64" {
+		return "/dev/ttyS0"
+	}
+	return "/dev/ttyS1"
+}
 
 // boot mounts the usual file systems and loads modules. It goes on after a failure: what failed is part of the hello.
 func boot() (failed []string) {
@@ -88,21 +96,22 @@ func hello(failed []string) wire.Hello {
 
 // openLink opens the serial port to the harness in raw mode.
 func openLink() (*os.File, error) {
-	fd, err := unix.Open(linkDevice, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	port := linkDevice()
+	fd, err := unix.Open(port, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: linkDevice, Err: err}
+		return nil, &os.PathError{Op: "open", Path: port, Err: err}
 	}
 	t, err := unix.IoctlGetTermios(fd, unix.TCGETS)
 	if err != nil {
-		return nil, fmt.Errorf("get modes of %s: %w", linkDevice, err)
+		return nil, fmt.Errorf("get modes of %s: %w", port, err)
 	}
 	t.Iflag, t.Oflag, t.Lflag = 0, 0, 0
 	t.Cflag = unix.B115200 | unix.CS8 | unix.CREAD | unix.CLOCAL
 	t.Cc[unix.VMIN], t.Cc[unix.VTIME] = 1, 0
 	if err := unix.IoctlSetTermios(fd, unix.TCSETS, t); err != nil {
-		return nil, fmt.Errorf("set modes of %s: %w", linkDevice, err)
+		return nil, fmt.Errorf("set modes of %s: %w", port, err)
 	}
-	return os.NewFile(uintptr(fd), linkDevice), nil
+	return os.NewFile(uintptr(fd), port), nil
 }
 
 func powerOff() {
