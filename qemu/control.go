@@ -61,6 +61,7 @@ type snapshot struct{ regs *arch.Registers }
 type expectation struct {
 	what string    // the request, for errors
 	regs *snapshot // where a g reply goes, nil when the reply is OK
+	one  *stubReg  // the register of regs that a p reply tells, nil for a g
 	// timer, if not nil, takes the reply, which may be several packets.
 	timer *timer
 }
@@ -120,6 +121,12 @@ func (c *control) needRegs(cpu int) (*snapshot, error) {
 		s := new(snapshot)
 		c.conn.Queue("g")
 		c.pending = append(c.pending, expectation{what: "g", regs: s})
+		for i := range c.layout.more {
+			m := &c.layout.more[i]
+			request := fmt.Sprintf("p%x", m.Number)
+			c.conn.Queue(request)
+			c.pending = append(c.pending, expectation{what: request, regs: s, one: m})
+		}
 		c.regs[cpu] = s
 	}
 	return c.regs[cpu], nil
@@ -207,7 +214,9 @@ func (e *expectation) accept(reply []byte, l *stubLayout) (err error) {
 	switch {
 	case e.timer != nil:
 		return nil
-	case e.regs != nil && len(reply) > 3:
+	case e.one != nil && e.regs.regs != nil && len(reply) > 3:
+		return e.one.decode(reply, e.regs.regs)
+	case e.regs != nil && e.one == nil && len(reply) > 3:
 		e.regs.regs, err = l.decode(reply)
 		return err
 	case e.regs == nil && string(reply) == "OK":
@@ -273,7 +282,7 @@ func (c *control) SetPC(cpu int, pc arch.GVA) error {
 	}
 	c.queue(c.layout.regs[c.layout.pc].write(uint64(pc)))
 	if s.regs != nil {
-		s.regs.RIP = uint64(pc)
+		s.regs.SetPC(pc)
 	} else {
 		c.regs[cpu] = nil // the g that is under way will tell the old one
 	}
@@ -294,7 +303,7 @@ func (c *control) breakpoints(verb string, op byte, kind arch.BreakpointKind, al
 	err := c.usable()
 	for i := 0; err == nil && i < len(all); i++ {
 		if err = c.prepare(op, kind, all[i]); err == nil {
-			c.queue(fmt.Sprintf("%c%d,%x,1", op, kind, uint64(all[i])))
+			c.queue(fmt.Sprintf("%c%d,%x,%d", op, kind, uint64(all[i]), c.layout.unit))
 		}
 	}
 	if err == nil {

@@ -72,19 +72,25 @@ func (m *machine) Close() error {
 }
 
 // Registers returns what "info registers" prints, which does not stop the
-// guest. The monitor offers neither KernelGSBase nor CR8: they are zero.
+// guest. The monitor offers neither KernelGSBase nor CR8, and of AArch64 no system
+// register: they are zero.
 func (m *machine) Registers(ctx context.Context, cpu int) (*arch.Registers, error) {
 	if cpu < 0 || cpu >= len(m.cpus) {
 		return nil, fmt.Errorf("read registers: no virtual processor %d, there are %d", cpu, len(m.cpus))
 	}
-	if m.arch != arch.AMD64 && m.arch != arch.I386 {
+	parse := parseRegisters
+	switch m.arch {
+	case arch.AMD64, arch.I386:
+	case arch.ARM64:
+		parse = parseARMRegisters
+	default:
 		return nil, fmt.Errorf("read registers of %v: %w", m.arch, errors.ErrUnsupported)
 	}
 	text, err := m.hmp(ctx, m.cpus[cpu], "info registers")
 	if err != nil {
 		return nil, err
 	}
-	return parseRegisters(text)
+	return parse(text)
 }
 
 // Status returns the run state.

@@ -16,6 +16,10 @@ type stubLayout struct {
 	regs []stubReg
 	pc   int // index of RIP in regs
 	size int // bytes of the answer that are needed
+	unit int // what a breakpoint's request calls its size: 1, or 4 on AArch64
+	// more are registers that g does not answer and that have to be asked for one
+	// by one, after it: the system registers of AArch64.
+	more []stubReg
 }
 
 // stubReg is a register that both the gdbstub and arch.Registers have.
@@ -102,7 +106,10 @@ func upper(s string) string {
 
 // newStubLayout picks the registers out of a target description.
 func newStubLayout(all []rsp.Register) (*stubLayout, error) {
-	l := &stubLayout{pc: -1}
+	if isARM(all) {
+		return newARMLayout(all)
+	}
+	l := &stubLayout{pc: -1, unit: 1}
 	for _, r := range all {
 		s, ok := accessor(r.Name)
 		if !ok || r.Size != 4 && r.Size != 8 {
@@ -116,7 +123,7 @@ func newStubLayout(all []rsp.Register) (*stubLayout, error) {
 		l.regs = append(l.regs, s)
 	}
 	if l.pc < 0 {
-		return nil, errors.New("the gdbstub's processor is no x86 one: its description has no rip")
+		return nil, errors.New("the gdbstub's processor is neither an x86 nor an AArch64 one: its description has no rip")
 	}
 	return l, nil
 }
@@ -131,6 +138,7 @@ func (l *stubLayout) decode(payload []byte) (*arch.Registers, error) {
 		return nil, fmt.Errorf("read registers: %w", err)
 	}
 	r := new(arch.Registers)
+	r.ARM64.On = l.more != nil
 	for i := range l.regs {
 		s := &l.regs[i]
 		if s.Size == 8 {
