@@ -17,7 +17,8 @@ const maxCPUs = 8192
 // telling "not yet" from "something else".
 type sighting struct {
 	lines   []string
-	foreign string // another operating system's kernel, in words
+	foreign string   // another operating system's kernel, in words
+	kernel  arch.GVA // code of an arm64 kernel that a processor runs, 0 for none
 }
 
 // maxLines bounds how many processors a message speaks of.
@@ -26,6 +27,9 @@ const maxLines = 4
 func (s *sighting) add(g *vitrine.Guest, cpu int, r *arch.Registers) {
 	if len(s.lines) < maxLines {
 		s.lines = append(s.lines, fmt.Sprintf("vcpu %d is %s", cpu, where(r)))
+	}
+	if r.ARM64.On && !r.User() && r.PC()>>63 != 0 {
+		s.kernel = r.PC()
 	}
 	if s.foreign == "" {
 		s.foreign = foreignKernel(g, r)
@@ -42,6 +46,8 @@ func (s *sighting) String() string {
 // where describes in words what a processor executes.
 func where(r *arch.Registers) string {
 	switch {
+	case r.ARM64.On:
+		return whereARM(r)
 	case r.CR0&arch.CR0PE == 0:
 		what := "in 16-bit real mode"
 		if r.CS >= 0xc000 {

@@ -133,6 +133,9 @@ func (d *describer) onceLinux(ctx context.Context) (*Kernel, error) {
 	if err := d.checkBooted(ctx, k); err != nil {
 		return nil, err
 	}
+	if f.root.stext != 0 {
+		k.inferData(f.image)
+	}
 	k.addLateFacts()
 	d.saveHint(k, f)
 	return k, nil
@@ -142,6 +145,12 @@ func (d *describer) onceLinux(ctx context.Context) (*Kernel, error) {
 // lies in memory.
 func (d *describer) locate(ctx context.Context) (*found, error) {
 	d.progress("looking for the kernel")
+	if d.g.Arch() == arch.ARM64 {
+		if f := d.byNote(); f != nil {
+			return f, nil
+		}
+		return d.byMemory(ctx, d.look(ctx))
+	}
 	f, err := d.byRegisters(ctx)
 	if !errors.Is(err, errors.ErrUnsupported) {
 		return f, err
@@ -152,14 +161,7 @@ func (d *describer) locate(ctx context.Context) (*found, error) {
 	if d.searched() {
 		return nil, notBooted(ctx, d.g, nil, errors.New("the page tables that its vmcoreinfo names map no kernel"))
 	}
-	roots, err := rootsFromMemory(ctx, d.g)
-	if ctx.Err() != nil {
-		return nil, fmt.Errorf("describe guest: %w", ctx.Err())
-	}
-	if err != nil {
-		return nil, notBooted(ctx, d.g, nil, err)
-	}
-	return d.onlyOne(ctx, roots)
+	return d.byMemory(ctx, nil)
 }
 
 // searched reports whether the guest's memory has been looked through already: a
@@ -222,7 +224,7 @@ func (d *describer) byRegisters(ctx context.Context) (*found, error) {
 
 // onlyOne tries all page tables that memory offers: without registers only the
 // lack of a rival tells a running kernel from one that ran before.
-func (d *describer) onlyOne(ctx context.Context, roots []root) (*found, error) {
+func (d *describer) onlyOne(ctx context.Context, roots []root, seen *sighting) (*found, error) {
 	var one *found
 	var last error
 	for _, r := range roots {
@@ -238,7 +240,7 @@ func (d *describer) onlyOne(ctx context.Context, roots []root) (*found, error) {
 		one = f
 	}
 	if one == nil {
-		return nil, notBooted(ctx, d.g, nil, last)
+		return nil, notBooted(ctx, d.g, seen, last)
 	}
 	return one, nil
 }
@@ -254,6 +256,8 @@ func (d *describer) assemble(f *found) *Kernel {
 	k.end = last.end()
 	if pa, err := f.space.Translate(k.base); err == nil {
 		k.physOff = uint64(pa) - uint64(k.base)
+	} else if f.root.stext != 0 { // _text itself is not mapped
+		k.physOff = -f.root.off
 	}
 	k.fact("release", "banner in kernel memory")
 	k.fact("banner", "kallsyms linux_banner")

@@ -29,7 +29,7 @@ func (f *found) infoByScan() *vmcoreinfo.Info {
 		p, buf = f.image.bytes(r, buf)
 		for ; len(p) >= 8; p = p[8:] {
 			v := binary.LittleEndian.Uint64(p)
-			if v%arch.PageSize != 0 || v>>63 == 0 || v >= uint64(imageLow) {
+			if v%arch.PageSize != 0 || v>>63 == 0 || v >= uint64(f.image.low) {
 				continue
 			}
 			if left--; left < 0 {

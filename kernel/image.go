@@ -38,6 +38,7 @@ func (r run) end() arch.GVA { return r.va + arch.GVA(r.size) }
 // image is what one set of page tables maps where a Linux kernel has its image.
 type image struct {
 	g    *vitrine.Guest
+	low  arch.GVA // no memory but the image is mapped from here on as far as pointers go
 	mode arch.PagingMode
 	root arch.GPA
 	runs []run  // in address order
@@ -47,21 +48,36 @@ type image struct {
 // errNoImage is returned when page tables map no Linux kernel image.
 var errNoImage = errors.New("page tables map no kernel image at 0xffffffff80000000")
 
-// mapImage lists what the page tables at root map of the kernel image.
-func mapImage(g *vitrine.Guest, mode arch.PagingMode, root arch.GPA) (*image, error) {
-	im := &image{g: g, mode: mode, root: root}
+// span is where an image is looked for.
+func (r root) span() (low, high arch.GVA) {
+	if r.stext == 0 {
+		return imageLow, imageHigh
+	}
+	return r.stext, r.stext + maxImage
+}
+
+// belongs reports whether what is mapped at va is part of the image. That of
+// arm64 is one piece of physical memory, between modules and the vmalloc area.
+func (r root) belongs(va arch.GVA, pa arch.GPA) bool {
+	return r.stext == 0 || uint64(va)-uint64(pa) == r.off
+}
+
+// mapImage lists what the page tables at a root map of the kernel image.
+func mapImage(g *vitrine.Guest, at root) (*image, error) {
+	low, high := at.span()
+	im := &image{g: g, low: low, mode: at.mode, root: at.addr}
 	tables := &tableReader{r: g, pages: map[arch.GPA]*[arch.PageSize]byte{}}
 	ram := g.Regions()
-	for va := imageLow; va < imageHigh && im.size < maxImage; {
-		m, err := arch.Walk(tables, mode, root, va)
+	for va := low; va < high && im.size < maxImage; {
+		m, err := arch.Walk(tables, at.mode, at.addr, va)
 		if err != nil {
-			va = nextAfterFault(va, err)
+			va = nextAfterFault(va, high, err)
 			continue
 		}
 		m.Size = max(m.Size, arch.PageSize)
 		start := va &^ arch.GVA(m.Size-1)
 		size := min(m.Size-uint64(va-start), maxImage)
-		if inRAM(ram, m.Addr, size) {
+		if inRAM(ram, m.Addr, size) && at.belongs(va, m.Addr) {
 			im.add(run{va: va, pa: m.Addr, size: size, writable: m.Writable, noExec: m.NoExec})
 		}
 		va = start + arch.GVA(m.Size)
@@ -87,15 +103,15 @@ func inRAM(ram []vitrine.Region, a arch.GPA, n uint64) bool {
 
 // nextAfterFault returns where to go on when va is not mapped: behind all that
 // the missing entry would have mapped.
-func nextAfterFault(va arch.GVA, err error) arch.GVA {
+func nextAfterFault(va, high arch.GVA, err error) arch.GVA {
 	var fault *arch.FaultError
 	if !errors.As(err, &fault) || fault.Level == 0 {
-		return imageHigh
+		return high
 	}
 	size := arch.GVA(1) << (12 + 9*(fault.Level-1))
 	next := va&^(size-1) + size
 	if next <= va { // wrapped around the end of the address space
-		return imageHigh
+		return high
 	}
 	return next
 }

@@ -66,10 +66,13 @@ type Kernel struct {
 	slide   uint64
 	physOff uint64 // physical minus virtual address of the image
 	symbols symbolTable
-	types   *Types
-	facts   map[string]string
-	missing []string
-	nt      *NT // nil for Linux
+	// inferred holds variables that the symbol table lacks and that were found by
+	// what they hold; nil where there was nothing to look for.
+	inferred map[string]arch.GVA
+	types    *Types
+	facts    map[string]string
+	missing  []string
+	nt       *NT // nil for Linux
 }
 
 // OS returns the family of the operating system.

@@ -17,6 +17,10 @@ type root struct {
 	mode arch.PagingMode
 	addr arch.GPA
 	from string // provenance: "registers", "vmcoreinfo"
+	// stext is where the kernel's image starts, where that is not always the same
+	// range (x86); 0 there. It lies off bytes above its physical address.
+	stext arch.GVA
+	off   uint64
 }
 
 // pages that lie this far apart are the two page tables of one process where
@@ -60,7 +64,7 @@ type found struct {
 
 // tryRoot looks for a Linux kernel through one page table.
 func tryRoot(g *vitrine.Guest, r root, hints []hint) (*found, error) {
-	im, err := mapImage(g, r.mode, r.addr)
+	im, err := mapImage(g, r)
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +111,7 @@ func (f *found) findSymbols() error {
 // checkTable compares a symbol table with the place of the image.
 func (f *found) checkTable(t *kallsyms.Table) error {
 	i, ok := t.Lookup("_text")
-	if !ok {
+	if !ok || f.root.stext != 0 { // arm64 maps nothing of what precedes _stext
 		i, ok = t.Lookup("_stext")
 	}
 	if !ok {

@@ -39,6 +39,9 @@ type symbolTable interface {
 func (k *Kernel) Symbol(name string) (Symbol, error) {
 	i, ok := k.symbols.Lookup(name)
 	if !ok {
+		if a := k.inferred[name]; a != 0 {
+			return Symbol{Name: name, Addr: a, Type: 'd'}, nil
+		}
 		return Symbol{}, k.noSymbol(name)
 	}
 	return k.symbolNumber(i), nil

@@ -149,6 +149,9 @@ func physicalBytes(g *vitrine.Guest, a arch.GPA, n uint64, buf []byte) (p, reuse
 // rootOf computes where a note says that the kernel's page table lies.
 func rootOf(in *vmcoreinfo.Info) (root, bool) {
 	va, ok := in.Symbols["swapper_pg_dir"]
+	if off, arm := in.Numbers["kimage_voffset"]; ok && arm {
+		return armRoot(in, va, uint64(off))
+	}
 	base, has := in.Numbers["phys_base"]
 	if !ok || !has || va < uint64(imageLow) {
 		return root{}, false

@@ -25,6 +25,19 @@ type Table struct {
 // kernelHalf is the lowest address of x86-64 kernel images.
 const kernelHalf = 0xffff_ffff_8000_0000
 
+// beforeText is more than lies before what is mapped of an arm64 image: its
+// header, 64 KiB.
+const beforeText = 1 << 20
+
+// lowest returns the lowest address that a kernel may start at. Those of arm64
+// may be anywhere in the upper half.
+func (p place) lowest() uint64 {
+	if p.base >= kernelHalf || p.base < 1<<63 {
+		return kernelHalf
+	}
+	return p.base - beforeText
+}
+
 // Form is how the entries of offsets give addresses.
 type Form uint8
 
@@ -77,7 +90,7 @@ func findOffsets(b []byte, where place, count int, l *Layout) error {
 		l.with(behind, -1, FormPlace),                     // 7.x
 		l.with(behind, -1, FormBase),
 	} {
-		if c.fits(b) && ascending(b[c.Offsets:][:size], c.addresser(b, where)) {
+		if c.fits(b, where) && ascending(b[c.Offsets:][:size], c.addresser(b, where), where.lowest()) {
 			*l = c
 			return nil
 		}
@@ -92,7 +105,7 @@ func (l Layout) with(offsets, base int, form Form) Layout {
 
 // fits reports whether offsets and relative_base lie in b, and the latter can
 // be the lowest symbol of a kernel image.
-func (l Layout) fits(b []byte) bool {
+func (l Layout) fits(b []byte, where place) bool {
 	if l.Offsets < 0 || l.Offsets+4*l.Count > len(b) || l.RelativeBase+8 > len(b) {
 		return false
 	}
@@ -100,7 +113,7 @@ func (l Layout) fits(b []byte) bool {
 		return true
 	}
 	v := binary.LittleEndian.Uint64(b[l.RelativeBase:])
-	return v >= kernelHalf && v&0xfff == 0
+	return v >= where.lowest() && v&0xfff == 0
 }
 
 func (l Layout) addresser(b []byte, where place) addresser {
@@ -116,7 +129,7 @@ func align8(p int) int { return (p + 7) &^ 7 }
 
 // ascending reports whether the addresses of all symbols are in order, enough
 // of them differ, and the highest are a kernel's.
-func ascending(b []byte, a addresser) bool {
+func ascending(b []byte, a addresser, lowest uint64) bool {
 	last, distinct := uint64(0), 0
 	for p := 0; p < len(b); p += 4 {
 		v := a.addr(p/4, binary.LittleEndian.Uint32(b[p:]))
@@ -128,7 +141,7 @@ func ascending(b []byte, a addresser) bool {
 		}
 		last = v
 	}
-	return distinct > len(b)/4/4 && last >= kernelHalf
+	return distinct > len(b)/4/4 && last >= lowest
 }
 
 // decode reads a table from a layout that was checked. The guest may have
