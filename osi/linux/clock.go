@@ -97,5 +97,5 @@ func (s *system) clockSequence() (uint32, bool) {
 
 // addressSpaceOf returns the memory that the page tables at root map.
 func (s *system) addressSpaceOf(root arch.GPA) *vitrine.AddressSpace {
-	return s.g.AddressSpace(s.kernel.Mode(), root)
+	return s.g.AddressSpace(s.kernel.Mode().User(), root)
 }

@@ -175,6 +175,11 @@ type layout struct {
 		timekeeper member
 	}
 	confine confineLayout
+	runqueue struct { // where processors keep no pointer to their task in memory: arm64
+		shape
+		cfs, rq   member // of a task, to its queue, and on to its processor's
+		cpu, curr member
+	}
 	pcpuHot struct { // 6.2 to 6.14
 		shape
 		current member
@@ -200,6 +205,7 @@ func (l *layout) groups() []group {
 
 func (l *layout) taskGroups() []group {
 	t, s, c, k, w, tk := &l.task, &l.signal, &l.cred, &l.kthread, &l.worker, &l.timekeeper
+	var cfs shape // one member
 	return []group{
 		{"list_head", &l.list.shape, []row{{&l.list.next, "next"}, {&l.list.prev, "prev"}}},
 		{"task_struct", &t.shape, []row{
@@ -212,6 +218,7 @@ func (l *layout) taskGroups() []group {
 			{&t.startBoottime, "start_boottime|real_start_time"}, // 5.5 renamed it
 			{&t.signal, "signal"}, {&t.files, "files"}, {&t.fs, "fs"},
 			{&t.kthread, "?worker_private|set_child_tid"}, // 5.17 moved struct kthread's pointer
+			{&l.runqueue.cfs, "?se.cfs_rq"},
 			{&t.pidLinks, "?pid_links"}, {&t.thread, "?thread_pid"}, {&t.nsproxy, "?nsproxy"}, {&t.cgroups, "?cgroups"},
 		}},
 		{"signal_struct", &s.shape, []row{{&s.nrThreads, "nr_threads"}, {&s.threadHead, "thread_head"}, {&s.live, "live"}}},
@@ -223,6 +230,8 @@ func (l *layout) taskGroups() []group {
 			{&tk.xtimeSec, "?xtime_sec"}, {&tk.ktimeSec, "?ktime_sec"},
 		}},
 		{"?tk_data", &l.tkData.shape, []row{{&l.tkData.timekeeper, "?timekeeper"}}},
+		{"?cfs_rq", &cfs, []row{{&l.runqueue.rq, "?rq"}}}, // CONFIG_FAIR_GROUP_SCHED
+		{"?rq", &l.runqueue.shape, []row{{&l.runqueue.cpu, "?cpu"}, {&l.runqueue.curr, "?curr"}}},
 		{"?pcpu_hot", &l.pcpuHot.shape, []row{{&l.pcpuHot.current, "?current_task"}}},
 	}
 }

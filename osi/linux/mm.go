@@ -132,7 +132,7 @@ func (s *system) readUser(root arch.GPA, va arch.GVA, n uint64) ([]byte, error) 
 	out := make([]byte, 0, min(n, maxArgs))
 	for uint64(len(out)) < n {
 		at := va + arch.GVA(len(out))
-		m, err := arch.Walk(s.g, s.kernel.Mode(), root, at)
+		m, err := arch.Walk(s.g, s.kernel.Mode().User(), root, at)
 		if err != nil {
 			return out, err
 		}

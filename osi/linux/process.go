@@ -163,7 +163,7 @@ func (s *system) Current(ctx context.Context, vcpu int) (osi.Thread, error) {
 	if vcpu < 0 || s.g.Info().Live && vcpu >= s.g.CPUs() {
 		return osi.Thread{}, fmt.Errorf("find current thread: no virtual processor %d of %d", vcpu, s.g.CPUs())
 	}
-	at, err := s.currentSlot(vcpu)
+	at, err := s.currentSlot(ctx, vcpu)
 	if err != nil {
 		return osi.Thread{}, fmt.Errorf("find current thread of virtual processor %d: %w", vcpu, err)
 	}
@@ -181,7 +181,10 @@ func (s *system) Current(ctx context.Context, vcpu int) (osi.Thread, error) {
 }
 
 // currentSlot returns where a processor keeps the pointer to its task.
-func (s *system) currentSlot(cpu int) (arch.GVA, error) {
+func (s *system) currentSlot(ctx context.Context, cpu int) (arch.GVA, error) {
+	if s.g.Arch() == arch.ARM64 {
+		return s.runqueueSlot(ctx, cpu)
+	}
 	if s.l.pcpuHot.current.ok() {
 		if hot, err := s.k.PerCPU("pcpu_hot", cpu); err == nil {
 			return hot + arch.GVA(s.l.pcpuHot.current.off), nil
