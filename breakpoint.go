@@ -13,7 +13,7 @@ import (
 // what the processor goes on with. An error ends Dispatcher.Run.
 type BreakFunc func(cpu int, r *arch.Registers) error
 
-// OverFunc does in r (and in guest data) what the instruction at r.RIP does,
+// OverFunc does in r (and in guest data) what the instruction at r.PC does,
 // and reports whether it could. It spares a step, and the time in which the
 // breakpoint has to be out for it.
 type OverFunc func(r *arch.Registers) bool
@@ -150,7 +150,7 @@ func (d *Dispatcher) store(cpu int, before *arch.Registers) error {
 		return nil
 	}
 	rest := want
-	rest.RIP = before.RIP
+	rest.SetPC(before.PC())
 	var err error
 	if rest == *before {
 		err = d.c.SetPC(cpu, want.PC())

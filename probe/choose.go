@@ -16,7 +16,11 @@ import (
 
 // chooseEngine makes the engine that the options ask for.
 func (s *Session) chooseEngine(o *Options) error {
-	if a := s.g.Arch(); a != arch.AMD64 {
+	switch a := s.g.Arch(); a {
+	case arch.AMD64:
+	case arch.ARM64:
+		return s.chooseARM(o)
+	default:
 		return fmt.Errorf("probe a guest of architecture %v: %w", a, errors.ErrUnsupported)
 	}
 	if s.facts.nt != nil {
@@ -31,6 +35,17 @@ func (s *Session) chooseEngine(o *Options) error {
 		return s.useImplant(o)
 	}
 	return fmt.Errorf("use engine %q: there is no such engine: %w", o.Engine, errors.ErrUnsupported)
+}
+
+// chooseARM takes breakpoints: there are no implants for arm64 yet.
+func (s *Session) chooseARM(o *Options) error {
+	switch {
+	case o.Engine == Implant, o.Delivery == Stream:
+		return fmt.Errorf("use implants in a guest of architecture %v: %w", arch.ARM64, errors.ErrUnsupported)
+	case o.Engine != "" && o.Engine != Auto && o.Engine != Trap:
+		return fmt.Errorf("use engine %q: there is no such engine: %w", o.Engine, errors.ErrUnsupported)
+	}
+	return s.useTrap(o)
 }
 
 func (s *Session) useTrap(o *Options) error {
@@ -49,6 +64,7 @@ func (s *Session) newTrap() engine.Engine {
 	return trap.New(trap.Config{
 		Machine:    machine,
 		Guest:      s.g,
+		ARM64:      s.g.Arch() == arch.ARM64,
 		Kernel:     s.k.AddressSpace(),
 		Current:    s.facts.current,
 		StackField: s.facts.stack,

@@ -62,6 +62,9 @@ func findFacts(k *kernel.Kernel) (*facts, error) {
 	if f.about, err = engine.FindAbout(kernelFacts{k}.Offset); err != nil {
 		f.about = nil // only probes that describe need it
 	}
+	if k.Guest().Arch() == arch.ARM64 {
+		return f, nil // a register has it
+	}
 	f.current, err = currentTask(k)
 	return f, err
 }

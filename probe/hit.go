@@ -74,7 +74,8 @@ func (h *Hit) Kernel() *vitrine.AddressSpace {
 
 // Process returns the address space in use at the hit: the process's memory and
 // the kernel's. It is valid until the callback returns. With page-table
-// isolation it is the kernel's half of the pair, which maps both.
+// isolation it is the kernel's half of the pair, which maps both. On arm64, where
+// each half has page tables of its own, it is the process's memory alone.
 func (h *Hit) Process() *vitrine.AddressSpace { return h.spaces.at(h.raw.Root) }
 
 // Captured returns what a stream engine copied for Probe.Capture[i], at entry
@@ -103,8 +104,11 @@ func (h *Hit) UserArg(i int) (uint64, error) {
 	// struct pt_regs of arch/x86/include/asm/ptrace.h, an ABI: byte offsets of
 	// the registers that hold arguments.
 	offset := [6]arch.GVA{112, 104, 96, 56, 72, 64}[i]
-	if h.Probe.User == UserRegs32 {
+	switch h.Probe.User {
+	case UserRegs32:
 		offset = [6]arch.GVA{40, 88, 96, 104, 112, 32}[i]
+	case UserRegsARM64: // user_pt_regs of arch/arm64/include/uapi/asm/ptrace.h starts with x0 to x30
+		offset = arch.GVA(8 * i)
 	}
 	v, err := h.kern.ReadUint64(arch.GVA(h.raw.Args[0]) + offset)
 	if err != nil {
@@ -167,7 +171,8 @@ func (h *Hit) SetResult(v uint64) error {
 	case !h.raw.Return:
 		return errors.New("change result: the function has not run yet; see SkipWith")
 	}
-	h.raw.Result, h.raw.Regs.RAX = v, v
+	h.raw.Result = v
+	h.raw.Regs.SetResult(v)
 	return nil
 }
 

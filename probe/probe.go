@@ -72,6 +72,9 @@ const (
 	UserRegs64 = engine.UserRegs64
 	// UserRegs32 is the same for calls of 32-bit processes.
 	UserRegs32 = engine.UserRegs32
+	// UserRegsARM64 is a function whose first argument points to the saved
+	// registers of a 64-bit process on arm64: since Linux 4.19.
+	UserRegsARM64 = engine.UserRegsARM64
 )
 
 // Capture is user memory that a stream engine copies into the record at entry.

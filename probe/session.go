@@ -93,7 +93,7 @@ func New(g *vitrine.Guest, k *kernel.Kernel, opts *Options) (*Session, error) {
 		return nil, fmt.Errorf("prepare probes: %w", err)
 	}
 	s := &Session{g: g, k: k, facts: f, byAddr: map[arch.GVA]*target{}, byPoint: map[*engine.Point]*target{}, families: map[*Filter]*family{}}
-	s.spaces.g, s.spaces.mode = g, k.AddressSpace().Mode()
+	s.spaces.g, s.spaces.mode = g, k.AddressSpace().Mode().User()
 	if err := s.chooseEngine(opts); err != nil {
 		return nil, err
 	}

@@ -190,8 +190,9 @@ func (c *caller) follow(entries []entry, k symbols, o *CallsOptions) {
 	if len(o.Comms)+len(o.UIDs) > 0 || c.session.Stats().Delivery != probe.Stream {
 		return
 	}
+	own := interfaces(k)[0]
 	has := func(call string) bool {
-		_, ok := firstOf(k, arch.AMD64, call)
+		_, ok := firstOf(k, own, call)
 		return ok
 	}
 	if followsFiles(entries, has) {
@@ -261,15 +262,16 @@ func chosen(k *kernel.Kernel, o *CallsOptions) ([]entry, error) {
 func all(k *kernel.Kernel) []entry {
 	var out []entry
 	at := map[arch.GVA]int{}
+	own := interfaces(k)[0]
 	for s := range k.Symbols() {
-		abi, call, ok := syscalls.FromSymbol(arch.AMD64, s.Name)
+		abi, call, ok := syscalls.FromSymbol(own, s.Name)
 		if !ok || !isWrapper(k, s, abi, call) {
 			continue
 		}
 		e := entry{symbol: s.Name, name: call, abi: abi}
 		// Calls without arguments have one function for both interfaces.
 		if i, ok := at[s.Addr]; ok {
-			if abi == arch.AMD64 {
+			if abi == own {
 				out[i] = e
 			}
 			continue

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/vitrine-vmi/vitrine"
@@ -61,6 +62,8 @@ func (e *Event) UID() uint32 { return e.Thread.UID }
 var savedArgs = map[probe.UserRegs][6]arch.GVA{
 	probe.UserRegs64: {0x70, 0x68, 0x60, 0x38, 0x48, 0x40},
 	probe.UserRegs32: {0x28, 0x58, 0x60, 0x68, 0x70, 0x20},
+	// x0 to x5 (arch/arm64/include/uapi/asm/ptrace.h)
+	probe.UserRegsARM64: {0, 8, 16, 24, 32, 40},
 }
 
 // Arg returns argument i (0 to 5) as it was at entry: of a system call what the
@@ -123,11 +126,15 @@ func (e *Event) Result() int64 {
 	return int64(e.Hit.Result())
 }
 
-// Register returns a register of the vCPU by its usual name, as "rax" or "cr3".
+// Register returns a register of the vCPU by its usual name, as "rax" or "cr3",
+// on arm64 "x0" or "ttbr0_el1".
 func (e *Event) Register(name string) (uint64, error) {
 	r, err := e.Registers()
 	if err != nil {
 		return 0, err
+	}
+	if r.ARM64.On {
+		return armRegister(&r.ARM64, strings.ToLower(name))
 	}
 	p, ok := map[string]uint64{
 		"rax": r.RAX, "rbx": r.RBX, "rcx": r.RCX, "rdx": r.RDX, "rsi": r.RSI, "rdi": r.RDI, "rbp": r.RBP, "rsp": r.RSP,
@@ -140,6 +147,21 @@ func (e *Event) Register(name string) (uint64, error) {
 		return 0, fmt.Errorf("read register %q: no such register", name)
 	}
 	return p, nil
+}
+
+// armRegister returns a register of an AArch64 processor.
+func armRegister(r *arch.ARM64Registers, name string) (uint64, error) {
+	if n, err := strconv.Atoi(strings.TrimPrefix(name, "x")); err == nil && name[0] == 'x' && n >= 0 && n < len(r.X) {
+		return r.X[n], nil
+	}
+	v, ok := map[string]uint64{
+		"sp": r.SP, "pc": r.PC, "lr": r.X[30], "pstate": r.PSTATE, "cpsr": r.PSTATE, "sp_el0": r.SPEL0,
+		"ttbr0_el1": r.TTBR0, "ttbr1_el1": r.TTBR1, "tcr_el1": r.TCR, "sctlr_el1": r.SCTLR,
+	}[name]
+	if !ok {
+		return 0, fmt.Errorf("read register %q: no such register", name)
+	}
+	return v, nil
 }
 
 // PageSize returns the size of the guest's smallest page, in bytes.

@@ -29,10 +29,14 @@ func decodersFor(k *kernel.Kernel) *decoders {
 		}
 		defs = append(defs, d)
 	}
-	d := &decoders{tables: map[arch.Arch]*syscalls.Table{
-		arch.AMD64: syscalls.NewTable(arch.AMD64, defs),
-		arch.I386:  syscalls.Fallback(arch.I386),
-	}}
+	d := &decoders{tables: map[arch.Arch]*syscalls.Table{}}
+	for i, abi := range interfaces(k) {
+		if i == 0 {
+			d.tables[abi] = syscalls.NewTable(abi, defs)
+		} else {
+			d.tables[abi] = syscalls.Fallback(abi)
+		}
+	}
 	d.limits(nil)
 	return d
 }

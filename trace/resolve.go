@@ -32,6 +32,8 @@ func (e entry) user() probe.UserRegs {
 		return probe.NoUserRegs
 	case e.abi == arch.I386:
 		return probe.UserRegs32
+	case e.abi == arch.ARM64:
+		return probe.UserRegsARM64
 	}
 	return probe.UserRegs64
 }
@@ -49,17 +51,27 @@ func dispatchers(k symbols) []entry {
 	return out
 }
 
+// interfaces returns those by which programs make system calls of the kernel, its
+// own first. A kernel of arm64 is told by the names of its functions; its 32-bit
+// interface is not known.
+func interfaces(k symbols) []arch.Arch {
+	if _, err := k.Symbol("__arm64_sys_openat"); err == nil {
+		return []arch.Arch{arch.ARM64}
+	}
+	return []arch.Arch{arch.AMD64, arch.I386}
+}
+
 // resolve finds the kernel functions that a name means: that of the system call
 // by the kernel's own interface first, and where 32-bit programs enter by one of
 // their own, that too. A name that is exactly a kernel function's means that one.
 func resolve(k symbols, name string) ([]entry, error) {
-	if abi, call, ok := syscalls.FromSymbol(arch.AMD64, name); ok && strings.HasPrefix(name, "__") {
+	if abi, call, ok := syscalls.FromSymbol(interfaces(k)[0], name); ok && strings.HasPrefix(name, "__") {
 		if _, err := k.Symbol(name); err == nil {
 			return []entry{{symbol: name, name: call, abi: abi}}, nil
 		}
 	}
 	var found []entry
-	for _, abi := range []arch.Arch{arch.AMD64, arch.I386} {
+	for _, abi := range interfaces(k) {
 		if e, ok := firstOf(k, abi, name); ok && (len(found) == 0 || e.symbol != found[0].symbol) {
 			found = append(found, e)
 		}

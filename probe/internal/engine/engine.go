@@ -109,9 +109,10 @@ type UserRegs uint8
 
 // The kinds of system call functions.
 const (
-	NoUserRegs UserRegs = iota
-	UserRegs64          // rdi rsi rdx r10 r8 r9
-	UserRegs32          // ebx ecx edx esi edi ebp
+	NoUserRegs    UserRegs = iota
+	UserRegs64             // rdi rsi rdx r10 r8 r9
+	UserRegs32             // ebx ecx edx esi edi ebp
+	UserRegsARM64          // x0 to x5
 )
 
 // Capture is user memory to copy at entry.

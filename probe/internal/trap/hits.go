@@ -29,7 +29,7 @@ func (e *Engine) entered(f *function, cpu int, r *arch.Registers) error {
 	case !wanted || !f.returns || h.Drop:
 		return nil
 	}
-	c := call{fn: f, sp: r.RSP, value: value}
+	c := call{fn: f, sp: uint64(r.SP()), link: arch.GVA(r.ARM64.X[30]), value: value}
 	if err := e.arm(&c, f.ways.opaque); err != nil {
 		return err
 	}
@@ -51,6 +51,9 @@ func (e *Engine) newHit(p *engine.Point, cpu int, r *arch.Registers) *engine.Hit
 
 // current returns the task that runs on the processor, 0 when that cannot be read.
 func (e *Engine) current(r *arch.Registers) arch.GVA {
+	if r.ARM64.On {
+		return arch.GVA(r.ARM64.SPEL0) // while the kernel runs
+	}
 	if m := e.cfg.Machine; m != nil {
 		return m.Task(r)
 	}
@@ -67,7 +70,7 @@ func (e *Engine) stackOf(task arch.GVA, cpu int, r *arch.Registers) stack {
 		return m.stackOf(task, cpu, r)
 	}
 	base, err := e.cfg.Kernel.ReadUint64(task + arch.GVA(e.cfg.StackField))
-	if task == 0 || err != nil || r.RSP-base >= e.cfg.StackSize {
+	if task == 0 || err != nil || uint64(r.SP())-base >= e.cfg.StackSize {
 		return stack{cpu: cpu + 1}
 	}
 	return stack{task: task}
@@ -76,11 +79,13 @@ func (e *Engine) stackOf(task arch.GVA, cpu int, r *arch.Registers) stack {
 // skip makes the function return at once, and with it those that had
 // tail-called it.
 func (e *Engine) skip(h *engine.Hit, r *arch.Registers) error {
-	sp, s := r.RSP, e.stackOf(h.Task, h.CPU, r)
-	if !ret(e.cfg.Kernel, r, 0) {
+	sp, s := uint64(r.SP()), e.stackOf(h.Task, h.CPU, r)
+	if r.ARM64.On {
+		r.ARM64.PC = r.ARM64.X[30]
+	} else if !ret(e.cfg.Kernel, r, 0) {
 		return fmt.Errorf("skip %s: its return address cannot be read", h.Point.Name)
 	}
-	r.RAX = h.SkipValue
+	r.SetResult(h.SkipValue)
 	_, err := e.finish(s, sp, h.CPU, r)
 	return err
 }
@@ -100,11 +105,15 @@ func (e *Engine) arm(c *call, watched bool) error {
 	if !watched || c.watch != nil {
 		return nil
 	}
-	to, err := e.word(arch.GVA(c.sp))
-	if err != nil {
-		return nil //nolint:nilerr // a forged stack: this call's return stays unseen
+	to := c.link
+	if to == 0 {
+		slot, err := e.word(arch.GVA(c.sp))
+		if err != nil {
+			return nil //nolint:nilerr // a forged stack: this call's return stays unseen
+		}
+		to = arch.GVA(slot)
 	}
-	x, err := e.exitAt(way{addr: arch.GVA(to), kind: exitWatch})
+	x, err := e.exitAt(way{addr: to, kind: exitWatch})
 	if err != nil {
 		return nil //nolint:nilerr // likewise: the address is no code
 	}
@@ -131,7 +140,7 @@ func (e *Engine) exitAt(w way) (*exit, error) {
 	if x := e.exits[key]; x != nil {
 		return x, nil
 	}
-	s, err := newSite(e.cfg.Kernel, w.addr, e.cfg.bits32())
+	s, err := e.cfg.site(w.addr)
 	if err != nil {
 		return nil, err
 	}
@@ -166,11 +175,11 @@ func (e *Engine) giveUp(c *call) {
 // of any other.
 func (e *Engine) passed(x *exit, cpu int, r *arch.Registers) error {
 	s := e.stackOf(e.current(r), cpu, r)
-	sp := r.RSP
+	sp := uint64(r.SP())
 	switch {
 	case x.kind == exitWatch && e.cfg.bits32():
 		sp = e.calls.watched(s, x, r.RSP)
-	case x.kind == exitWatch:
+	case x.kind == exitWatch && !r.ARM64.On: // the slot has been popped
 		sp -= 8
 	}
 	if x.kind == exitJump {
@@ -216,7 +225,7 @@ func (e *Engine) returned(c *call, cpu int, r *arch.Registers) error {
 	}
 	e.count.returns.Add(1)
 	h := e.newHit(c.fn.point, cpu, r)
-	h.Return, h.Result = true, r.RAX
+	h.Return, h.Result = true, r.Result()
 	return e.handler.Returned(h, c.value)
 }
 
@@ -224,7 +233,7 @@ func (e *Engine) returned(c *call, cpu int, r *arch.Registers) error {
 // tail call: the ways out of its target are then ways out of the function too.
 // Any other is a jump within the function, which need not stop us again.
 func (e *Engine) jumped(x *exit, s stack, r *arch.Registers) error {
-	c := e.calls.innermost(s, r.RSP)
+	c := e.calls.innermost(s, uint64(r.SP()))
 	if c == nil {
 		return e.strayed(x)
 	}

@@ -46,9 +46,10 @@ func (e *Engine) arg(r *arch.Registers, i int) uint64 {
 	return r.Arg(i)
 }
 
-// waysOf returns how a function can be left.
+// waysOf returns how a function can be left. Code of arm64 is not followed
+// either.
 func (e *Engine) waysOf(body []engine.Range) ways {
-	if e.cfg.Machine != nil {
+	if e.cfg.Machine != nil || e.cfg.ARM64 {
 		return ways{opaque: true}
 	}
 	return follow(&e.cfg, body)

@@ -5,7 +5,8 @@ import "github.com/vitrine-vmi/vitrine/arch"
 // call is a call that is under way and whose return is wanted.
 type call struct {
 	fn    *function
-	sp    uint64 // at entry: the stack slot that holds the return address
+	sp    uint64   // at entry: the stack slot that holds the return address
+	link  arch.GVA // that address where it is in a register (arm64), 0 where in the slot
 	value any
 	armed int   // how many of fn.ways.out it has been counted at
 	watch *exit // at the return address, for a function that cannot be followed
@@ -34,12 +35,13 @@ func newPairs(limit int, drop func(*call)) *pairs {
 // enter notes a call. Calls on the same stack whose slot lies deeper have been
 // unwound without a return that we saw (the thread ended in one, and its task or
 // stack serves another now), and are given up. One with the same slot has
-// tail-called this one if its code jumps there; otherwise it is over too.
+// tail-called this one if its code jumps there, or on arm64, where code is not
+// followed, if both return to the same place; otherwise it is over too.
 func (p *pairs) enter(s stack, c call) {
 	calls := p.stacks[s]
 	for n := len(calls); n > 0; n = len(calls) {
 		last := &calls[n-1]
-		if last.sp > c.sp || last.sp == c.sp && last.fn != c.fn && last.fn.ways.within(c.fn.entry.addr) {
+		if last.sp > c.sp || last.sp == c.sp && last.fn != c.fn && (last.fn.ways.within(c.fn.entry.addr) || last.link != 0 && last.link == c.link) {
 			break
 		}
 		calls = p.forget(calls)

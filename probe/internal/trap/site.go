@@ -17,6 +17,7 @@ type site struct {
 	inst x86dec.Inst
 
 	bits32 bool // it is 32-bit code
+	arm    bool // an instruction of AArch64: code and inst mean nothing
 }
 
 // newSite decodes the instruction at a.
@@ -50,6 +51,9 @@ func readCode(as *vitrine.AddressSpace, a arch.GVA, n int) ([]byte, error) {
 // over is the site's vitrine.OverFunc. The guest's own ftrace, kprobes and
 // static keys change its text: what is there now counts.
 func (s *site) over(r *arch.Registers) bool {
+	if s.arm {
+		return s.overARM(r)
+	}
 	var buf [x86dec.MaxLen]byte
 	now := buf[:len(s.code)]
 	if _, err := s.as.Read(now, s.addr); err != nil {

@@ -22,6 +22,9 @@ type Config struct {
 	// ran. Without it, or where it does not know, hits have host time.
 	Wall     func(ran time.Duration) (time.Time, bool)
 	SymbolAt func(arch.GVA) (name string, r engine.Range, ok bool)
+	// ARM64 says that the guest's processors are AArch64 ones: their kernel keeps
+	// the current task in SP_EL0, and Current means nothing.
+	ARM64 bool
 	// Current is where a processor's current task pointer is, relative to its
 	// GS base.
 	Current arch.GVA
@@ -124,7 +127,7 @@ func (e *Engine) analyse(w engine.Wanted) error {
 		if len(w.Body) == 0 {
 			return errors.New("no code")
 		}
-		entry, err := entrySite(e.cfg.Kernel, w.Body[0].Start, e.cfg.bits32())
+		entry, err := e.cfg.entry(w.Body[0].Start)
 		if err != nil {
 			return err
 		}
