@@ -259,6 +259,19 @@ func TestDescribeReadFaults(t *testing.T) {
 	}
 }
 
+// scribble writes n random words into the memory that the fake uses.
+func scribble(g *fake, seed uint64, n uint16) {
+	r := rand.New(rand.NewPCG(seed, uint64(n)))
+	used := g.Alloc(1)
+	for range n {
+		var word [8]byte
+		for i := range word {
+			word[i] = byte(r.Uint32())
+		}
+		g.PutPhysical(arch.GPA(r.Uint64N(uint64(used))), word[:1+r.IntN(8)])
+	}
+}
+
 func FuzzDescribe(f *testing.F) {
 	f.Add(uint64(1), uint16(1))
 	f.Add(uint64(2), uint16(500))
@@ -266,15 +279,7 @@ func FuzzDescribe(f *testing.F) {
 		g := newFake(t, fakeOptions{layout: kt.Layouts[seed%uint64(len(kt.Layouts))]})
 		g.addModule(0, "alpha")
 		g.addModule(1, "beta")
-		r := rand.New(rand.NewPCG(seed, uint64(n)))
-		used := g.Alloc(1)
-		for range n {
-			var word [8]byte
-			for i := range word {
-				word[i] = byte(r.Uint32())
-			}
-			g.PutPhysical(arch.GPA(r.Uint64N(uint64(used))), word[:1+r.IntN(8)])
-		}
+		scribble(g, seed, n)
 		k, err := kernel.Describe(t.Context(), g.guest(), &kernel.Options{Wait: -1})
 		if (k == nil) == (err == nil) {
 			t.Fatalf("got %v and %v, want one of them", k, err)

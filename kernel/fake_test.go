@@ -112,6 +112,9 @@ func (f *fake) runIn(mode arch.PagingMode, root arch.GPA, rip uint64) {
 // addKernel puts a kernel into the guest's memory.
 func (f *fake) addKernel(t testing.TB, o fakeOptions) *vitrinetest.Space {
 	o = o.withDefaults()
+	if o.mode == arch.PagingARM48 {
+		return f.addARMKernel(t, o)
+	}
 	s := f.NewSpace(o.mode)
 	f.base = 0xffff_ffff_8100_0000 + fakeSlide
 	s.Map(f.base, fakeRodata, 0)
@@ -226,14 +229,19 @@ func fakeTypes(t testing.TB) []byte {
 func buildTypes() ([]byte, error) {
 	u32 := &cilium.Int{Name: "unsigned int", Size: 4}
 	char := &cilium.Int{Name: "char", Size: 1, Encoding: cilium.Char}
-	task := &cilium.Struct{Name: "task_struct", Size: 32, Members: []cilium.Member{
+	u64 := &cilium.Int{Name: "u64", Size: 8}
+	upid := &cilium.Struct{Name: "upid", Size: 16, Members: []cilium.Member{{Name: "nr", Type: u32}, {Name: "ns", Type: u64, Offset: 64}}}
+	pid := &cilium.Struct{Name: "pid", Size: 32, Members: []cilium.Member{{Name: "count", Type: u32}, {Name: "numbers", Type: &cilium.Array{Type: upid, Index: u32, Nelems: 1}, Offset: 128}}}
+	task := &cilium.Struct{Name: "task_struct", Size: 64, Members: []cilium.Member{
 		{Name: "pid", Type: u32, Offset: 0},
 		{Type: &cilium.Union{Size: 8, Members: []cilium.Member{{Name: "flags", Type: u32}, {Name: "wide", Type: &cilium.Int{Name: "u64", Size: 8}}}}, Offset: 64},
 		{Name: "comm", Type: &cilium.Array{Type: char, Index: u32, Nelems: 16}, Offset: 128},
+		{Name: "parent", Type: u64, Offset: 256}, {Name: "real_parent", Type: u64, Offset: 320}, {Name: "group_leader", Type: u64, Offset: 384},
+		{Name: "thread_pid", Type: u64, Offset: 448},
 	}}
 	states := &cilium.Enum{Name: "system_states", Size: 4, Values: []cilium.EnumValue{
 		{Name: "SYSTEM_BOOTING", Value: 0}, {Name: "SYSTEM_SCHEDULING", Value: 1}, {Name: "SYSTEM_FREEING_INITMEM", Value: 2}, {Name: "SYSTEM_RUNNING", Value: 3}}}
-	b, err := cilium.NewBuilder(append(moduleTypes(), task, states), nil)
+	b, err := cilium.NewBuilder(append(moduleTypes(), task, pid, states), nil)
 	if err != nil {
 		return nil, err
 	}

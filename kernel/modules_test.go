@@ -23,7 +23,9 @@ func moduleTypes() []cilium.Type {
 	memory := &cilium.Struct{Name: "module_memory", Size: 16, Members: []cilium.Member{{Name: "base", Type: u64}, {Name: "size", Type: u32, Offset: 64}}}
 	return []cilium.Type{tables, &cilium.Struct{Name: "module", Size: 128, Members: []cilium.Member{
 		{Name: "list", Type: array(u64, 2)}, {Name: "name", Type: array(u8, 16), Offset: 128}, {Name: "mem", Type: array(memory, 4), Offset: 256},
-		{Name: "kallsyms", Type: &cilium.Pointer{Target: tables}, Offset: 768}}}}
+		{Name: "kallsyms", Type: &cilium.Pointer{Target: tables}, Offset: 768},
+		{Name: "state", Type: u32, Offset: 832},
+		{Name: "mkobj", Type: &cilium.Struct{Name: "module_kobject", Size: 8, Members: []cilium.Member{{Name: "mod", Type: u64}}}, Offset: 896}}}}
 }
 
 const (

@@ -38,17 +38,22 @@ type form struct {
 	entry  int    // bytes
 	shifts []uint // of the index of each level, the top first
 	top    uint   // entries of the top table
+	arm    bool
 }
 
-// By the SDM, volume 3A, figures 4-2, 4-5, 4-8 and 4-11.
+// By the SDM, volume 3A, figures 4-2, 4-5, 4-8 and 4-11, and the Arm ARM, figure
+// D8-5 and those behind it.
 var forms = map[arch.PagingMode]form{
-	arch.Paging32Bit:  {4, []uint{22, 12}, 1024},
-	arch.PagingPAE:    {8, []uint{30, 21, 12}, 4},
-	arch.Paging4Level: {8, []uint{39, 30, 21, 12}, 512},
-	arch.Paging5Level: {8, []uint{48, 39, 30, 21, 12}, 512},
+	arch.Paging32Bit:     {4, []uint{22, 12}, 1024, false},
+	arch.PagingPAE:       {8, []uint{30, 21, 12}, 4, false},
+	arch.Paging4Level:    {8, []uint{39, 30, 21, 12}, 512, false},
+	arch.Paging5Level:    {8, []uint{48, 39, 30, 21, 12}, 512, false},
+	arch.PagingARM48:     {8, []uint{39, 30, 21, 12}, 512, true},
+	arch.PagingARM48User: {8, []uint{39, 30, 21, 12}, 512, true},
 }
 
-// Space is a set of x86 page tables under construction.
+// Space is a set of page tables under construction: x86 ones, or one half of
+// AArch64's.
 type Space struct {
 	b    *Backend
 	mode arch.PagingMode
@@ -97,6 +102,10 @@ func (s *Space) MapTo(va arch.GVA, pa arch.GPA, size uint64, perm Perm) {
 	if level == 0 || uint64(va)%size != 0 || uint64(pa)%size != 0 || level > 1 && s.form.entry == 4 {
 		panic(fmt.Sprintf("vitrinetest: map %v to %v with a page of %#x bytes", va, pa, size))
 	}
+	if s.form.arm {
+		s.put(s.slot(va, level), armLeaf(pa, level, perm))
+		return
+	}
 	s.put(s.slot(va, level), leaf(pa, level, perm))
 }
 
@@ -128,6 +137,33 @@ func leaf(pa arch.GPA, level int, perm Perm) uint64 {
 	return e
 }
 
+// Bits of AArch64 descriptors (Arm ARM, D8.3); those of a table restrict nothing.
+const (
+	armTable  = 3
+	armUser   = 1 << 6
+	armRead   = 1 << 7 // not writable
+	armAccess = 1 << 10
+	armNoExec = 3 << 53
+	armAddr   = 0x0000_ffff_ffff_f000
+)
+
+func armLeaf(pa arch.GPA, level int, perm Perm) uint64 {
+	e := uint64(pa) | 1 | armAccess
+	if level == 1 {
+		e |= armTable
+	}
+	if perm&Writable == 0 {
+		e |= armRead
+	}
+	if perm&User != 0 {
+		e |= armUser
+	}
+	if perm&NoExec != 0 {
+		e |= armNoExec
+	}
+	return e
+}
+
 // slot returns the address of the entry for va at a level (1 the lowest), and
 // makes the tables above it.
 func (s *Space) slot(va arch.GVA, level int) arch.GPA {
@@ -149,11 +185,17 @@ func (s *Space) child(slot arch.GPA, depth int) arch.GPA {
 	p := make([]byte, 8)
 	s.b.mustRead(p[:s.form.entry], slot)
 	if e := binary.LittleEndian.Uint64(p); e&1 != 0 {
+		if s.form.arm {
+			return arch.GPA(e & armAddr)
+		}
 		return arch.GPA(e & pteAddr)
 	}
 	t := s.b.Alloc(1)
 	flags := uint64(pteTable)
-	if s.mode == arch.PagingPAE && depth == 0 {
+	switch {
+	case s.form.arm:
+		flags = armTable
+	case s.mode == arch.PagingPAE && depth == 0:
 		flags = 1
 	}
 	s.put(slot, uint64(t)|flags)
