@@ -37,28 +37,53 @@ func (c *Config) entry(a arch.GVA) (*site, error) {
 	return c.site(a)
 }
 
-// Instructions of AArch64 (Arm ARM, C6.2).
+// Instructions of AArch64 (Arm ARM, C6.2) and their register fields.
 const (
 	armNop        = 0xd503_201f
 	armBTI        = 0xd503_241f // BTI, with what may branch to it in two bits
 	armBTITargets = 3 << 6
-	armMovLink    = 0xaa1e_03e9 // mov x9, x30: what ftrace makes of a nop
+	armMov        = 0xaa00_03e0 // mov xd, xm: orr xd, xzr, xm; ftrace makes mov x9, x30 of a nop
+	armMovShort   = 0x2a00_03e0 // mov wd, wm
+	armMovFields  = armRd | 0x1f<<16
+	armCurrent    = 0xd538_4100 // mrs xd, sp_el0
+	armRd         = 0x1f
+	armZero       = 31 // the number of xzr
 )
 
 // overARM does what the instruction at the site does, for those that functions
-// begin with: the nops that the compiler leaves for ftrace.
+// begin with, nops for ftrace, and those that often follow a call: where all
+// system calls return to, the kernel fetches the current task.
 func (s *site) overARM(r *arch.Registers) bool {
 	in, err := s.as.ReadUint32(s.addr)
-	if err != nil {
-		return false
+	return err == nil && emulateARM(in, &r.ARM64)
+}
+
+// emulateARM does what an instruction does. It reports false, with nothing
+// changed, for what it does not know.
+func emulateARM(in uint32, r *arch.ARM64Registers) bool {
+	source := func() uint64 {
+		if n := in >> 16 & 0x1f; n != armZero {
+			return r.X[n]
+		}
+		return 0
 	}
-	switch in {
-	case armMovLink:
-		r.ARM64.X[9] = r.ARM64.X[30]
-	case armNop:
+	var v uint64
+	switch {
+	case in == armNop:
+		r.PC += 4
+		return true
+	case in&^armMovFields == armMov:
+		v = source()
+	case in&^armMovFields == armMovShort:
+		v = source() & 0xffff_ffff
+	case in&^armRd == armCurrent:
+		v = r.SPEL0
 	default:
 		return false
 	}
-	r.ARM64.PC += 4
+	if d := in & armRd; d != armZero {
+		r.X[d] = v
+	}
+	r.PC += 4
 	return true
 }
