@@ -25,6 +25,7 @@ func (k *Kernel) inferData(im *image) {
 		{"init_task", k.findInitTask},
 		{"modules", k.findModules},
 		{"init_pid_ns", k.findPIDNamespace},
+		{"tk_core", k.findTimekeeper},
 	} {
 		if _, ok := k.symbols.Lookup(v.name); ok {
 			continue
@@ -130,6 +131,48 @@ func (k *Kernel) findModules(im *image) (found arch.GVA, ok bool) {
 			}
 			if isModule(arch.GVA(next)) && isModule(arch.GVA(prev)) {
 				found, ok = head, true
+				return false
+			}
+		}
+		return true
+	})
+	return found, ok
+}
+
+// Marks of a timekeeper: it starts a cache line after its sequence count, and the
+// wall clock it shows is one of these years.
+const (
+	keeperAlign  = 64
+	keeperBehind = 8 // until 6.13 gave the pair a type of its own
+	year2001     = 1_000_000_000
+	year2100     = 4_102_444_800
+)
+
+// findTimekeeper looks for the kernel's clock: its wall-clock seconds are its
+// monotonic ones plus the offset that it keeps beside them. A shadow of it, for
+// updates, is not aligned so, or lies behind it.
+func (k *Kernel) findTimekeeper(im *image) (found arch.GVA, ok bool) {
+	var at struct{ wall, mono, offset, clock Field }
+	for name, to := range map[string]*Field{"xtime_sec": &at.wall, "ktime_sec": &at.mono, "offs_real": &at.offset, "tkr_mono.clock": &at.clock} {
+		f, err := k.types.Field("timekeeper", name)
+		if err != nil {
+			return 0, false
+		}
+		*to = f
+	}
+	size := max(at.wall.Offset, at.mono.Offset, at.offset.Offset, at.clock.Offset) + 8
+	if k.types.Has("tk_data", "timekeeper") || size > arch.PageSize {
+		return 0, false
+	}
+	im.eachWritable(func(va arch.GVA, p []byte) bool {
+		for i := uint64(0); i+keeperBehind+size <= uint64(len(p)); i += keeperAlign {
+			get := func(f Field) uint64 { return binary.LittleEndian.Uint64(p[i+keeperBehind+f.Offset:]) }
+			wall, mono, offset := get(at.wall), get(at.mono), get(at.offset)/1_000_000_000
+			if wall < year2001 || wall > year2100 || mono > wall || get(at.clock)>>63 == 0 {
+				continue
+			}
+			if d := wall - mono - offset; d <= 1 || d == 1<<64-1 { // both lack a fraction of a second
+				found, ok = va+arch.GVA(i), true
 				return false
 			}
 		}

@@ -29,6 +29,12 @@ func Of(t testing.TB, vm *testvm.VM) *providertest.Truth {
 	for n := 2; n < looks && !slices.EqualFunc(stays(first), stays(second), same); n++ {
 		first, second = second, vmtest.Truth(t, vm)
 	}
+	return Between(t, first, second)
+}
+
+// Between returns what two reports of a guest agree on.
+func Between(t testing.TB, first, second *wire.Truth) *providertest.Truth {
+	t.Helper()
 	truth := &providertest.Truth{StartTolerance: 11 * time.Millisecond, Modules: []osi.Module{}}
 	for _, m := range second.Modules {
 		truth.Modules = append(truth.Modules, osi.Module{Name: m.Name, Base: arch.GVA(m.Base), Size: m.Size})
