@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/arch"
 	"github.com/vitrine-vmi/vitrine/osi"
 	"github.com/vitrine-vmi/vitrine/vitrinetest"
@@ -138,9 +139,27 @@ type place struct{ mount, mnt, root arch.GVA }
 // newWorld makes a guest with init_task alone, running on one processor.
 func newWorld(t testing.TB, old bool) *world {
 	t.Helper()
+	return newWorldOf(t, old, arch.Paging4Level)
+}
+
+// newARMWorld makes a guest of arm64, whose processor's task is told by its run
+// queue.
+func newARMWorld(t testing.TB) *world {
+	t.Helper()
+	w := newWorldOf(t, false, arch.PagingARM48)
+	delete(w.f.perCPU, "current_task")
+	cfs, rq := w.alloc(), w.alloc()
+	w.set("task_struct", w.init, "se.cfs_rq", cfs)
+	w.set("cfs_rq", cfs, "rq", rq)
+	w.set("rq", rq, "curr", w.init)
+	return w
+}
+
+func newWorldOf(t testing.TB, old bool, mode arch.PagingMode) *world {
+	t.Helper()
 	w := &world{t: t, b: vitrinetest.New(), f: makeUp(old), next: slab, mapped: slab, spaces: map[arch.GVA]*vitrinetest.Space{}}
 	w.b.SetLog(false)
-	w.s = w.b.NewSpace(arch.Paging4Level)
+	w.s = w.b.NewSpace(mode)
 	w.init = w.alloc()
 	w.f.symbols["init_task"] = w.init
 	w.empty(w.field("task_struct", w.init, "tasks"))
@@ -159,6 +178,11 @@ func newWorld(t testing.TB, old bool) *world {
 func (w *world) open() *system {
 	w.t.Helper()
 	g := w.b.Guest()
+	if w.s.Mode() == arch.PagingARM48 {
+		info := g.Info()
+		info.Arch = arch.ARM64
+		g = vitrine.New(w.b, info)
+	}
 	s, err := open(w.t.Context(), g, w.f, g.AddressSpace(w.s.Mode(), w.s.Root()))
 	if err != nil {
 		w.t.Fatal(err)
@@ -278,8 +302,10 @@ func (w *world) thread(leader arch.GVA, tid int, comm string) arch.GVA {
 
 // memory gives a process an address space, and returns its mm_struct and tables.
 func (w *world) memory(task arch.GVA) (arch.GVA, *vitrinetest.Space) {
-	user := w.b.NewSpace(arch.Paging4Level)
-	user.Share(w.s)
+	user := w.b.NewSpace(w.s.Mode().User())
+	if user.Mode() == w.s.Mode() {
+		user.Share(w.s)
+	}
 	pgd := w.next &^ 0xfff
 	pgd += vitrinetest.Page4K
 	w.next = pgd + vitrinetest.Page4K

@@ -16,10 +16,13 @@ import (
 )
 
 // bothKernels runs a test on a kernel of today and on one from before 6.1.
+// bothKernels runs a test on a kernel of today and on one from before 6.1, and on
+// one of today on arm64.
 func bothKernels(t *testing.T, f func(*testing.T, *world)) {
 	for _, old := range []bool{false, true} {
 		t.Run(map[bool]string{false: "new", true: "old"}[old], func(t *testing.T) { f(t, newWorld(t, old)) })
 	}
+	t.Run("arm64", func(t *testing.T) { f(t, newARMWorld(t)) })
 }
 
 func TestProcessesHoldEverything(t *testing.T) {
