@@ -53,14 +53,40 @@ func (im *image) takeNote(name string, kind uint32, desc []byte) {
 			im.regs = append(im.regs, registerState{regs: r, control: true})
 		}
 	case "CORE":
-		if kind == noteStatus && im.cpus < maxCPUs {
-			im.cpus++
+		if kind != noteStatus || im.cpus >= maxCPUs {
+			return
 		}
+		if r, ok := parsePRStatusARM(desc); ok && im.arch == arch.ARM64 && len(im.regs) == im.cpus {
+			im.regs = append(im.regs, registerState{regs: r, control: true})
+		}
+		im.cpus++
 	case "VMCOREINFO":
 		if im.note == nil {
 			im.note = bytes.Clone(desc[:min(len(desc), maxInfo)])
 		}
 	}
+}
+
+// Of struct elf_prstatus: where the registers are, and the size of that of arm64.
+const (
+	statusRegisters = 112
+	statusARM       = statusRegisters + 34*8 + 8
+)
+
+// parsePRStatusARM reads the general registers of an AArch64 processor, all that
+// such an image has of them.
+func parsePRStatusARM(p []byte) (arch.Registers, bool) {
+	r := arch.Registers{ARM64: arch.ARM64Registers{On: true}}
+	if len(p) < statusARM {
+		return r, false
+	}
+	c := guestio.NewCursor(p)
+	c.Skip(statusRegisters)
+	for i := range r.ARM64.X {
+		r.ARM64.X[i] = c.Uint64()
+	}
+	r.ARM64.SP, r.ARM64.PC, r.ARM64.PSTATE = c.Uint64(), c.Uint64(), c.Uint64()
+	return r, c.Err() == nil
 }
 
 // maxInfo is the most of a VMCOREINFO text that is kept: the kernel makes a page.

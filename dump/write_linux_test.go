@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/arch"
+	"github.com/vitrine-vmi/vitrine/vitrinetest"
 )
 
 // The core of an image's guest is the same guest.
@@ -32,6 +33,47 @@ func TestWriteReadsBackTheSame(t *testing.T) {
 			t.Errorf("%s: %+v of %d bytes, progress %d of %d", name, r, ram, last, total)
 		}
 		sameGuest(t, name, g, path)
+	}
+}
+
+// A core of an arm64 guest has its processors' general registers, as QEMU's own
+// cores have them.
+func TestWriteOfARM64(t *testing.T) {
+	b := vitrinetest.New()
+	want := make([]arch.Registers, 2)
+	for cpu := range want {
+		a := &want[cpu].ARM64
+		a.On, a.SP, a.PC, a.PSTATE = true, 0xffff800008000000, 0xffffdbd1e11a8f5c+uint64(cpu), 0x400000c5
+		for i := range a.X {
+			a.X[i] = uint64(1000*cpu + i)
+		}
+	}
+	b.SetRegisters(want...)
+	b.PutPhysical(0x1000, []byte("in the first page but one"))
+	g := vitrine.New(b, vitrine.Info{Arch: arch.ARM64, CPUs: 2, Live: true})
+	path := filepath.Join(t.TempDir(), "core")
+	if _, err := Write(t.Context(), g, path, nil); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Open(t.Context(), path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if c.Arch() != arch.ARM64 || c.CPUs() != 2 {
+		t.Errorf("%d processors of %v", c.CPUs(), c.Arch())
+	}
+	for cpu := range want {
+		if got, err := c.Registers(t.Context(), cpu); err != nil || *got != want[cpu] {
+			t.Errorf("processor %d: %+v, %v; want %+v", cpu, got, err, want[cpu])
+		}
+	}
+	var got [25]byte
+	if _, err := c.ReadPhysical(got[:], 0x1000); err != nil || string(got[:]) != "in the first page but one" {
+		t.Errorf("memory is %q, %v", got, err)
+	}
+	if r, ok := parsePRStatusARM(make([]byte, statusARM-1)); ok {
+		t.Errorf("registers of half a note: %+v", r)
 	}
 }
 

@@ -87,6 +87,10 @@ func (w *coreWriter) notes() []byte {
 			status, state = nil, nil
 			break
 		}
+		if r.ARM64.On { // QEMU's own note is for x86
+			status = appendNote(status, "CORE", noteStatus, prStatusARM(cpu, &r.ARM64))
+			continue
+		}
 		status = appendNote(status, "CORE", noteStatus, prStatus(cpu, r))
 		state = appendNote(state, "QEMU", 0, encodeQEMUState(r))
 	}
@@ -120,6 +124,18 @@ func prStatus(cpu int, r *arch.Registers) []byte {
 		p = le.AppendUint64(p, v)
 	}
 	return p[:336]
+}
+
+// prStatusARM makes the struct elf_prstatus of arm64 (linux/elfcore.h,
+// arch/arm64/include/uapi/asm/ptrace.h); see parsePRStatusARM.
+func prStatusARM(cpu int, r *arch.ARM64Registers) []byte {
+	le := binary.LittleEndian
+	p := make([]byte, statusRegisters, statusARM)
+	le.PutUint32(p[32:], uint32(cpu+1)) // pr_pid
+	for _, v := range append(r.X[:], r.SP, r.PC, r.PSTATE) {
+		p = le.AppendUint64(p, v)
+	}
+	return p[:statusARM]
 }
 
 // encodeQEMUState makes QEMU's note of a processor; see parseQEMUState.

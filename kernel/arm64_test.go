@@ -19,6 +19,7 @@ const (
 	armHead   = 0x10000
 	armDirect = arch.GVA(0xffff_3027_c000_0000)
 	armModule = 0x1000 // of the direct map
+	armFirst  = 0x1800 // the first process
 	armNote   = 0x2000
 	// Variables of a kernel without symbols of them.
 	armTask    = fakeVars + 0x2000
@@ -77,6 +78,8 @@ func (f *fake) putARMVariables(s *vitrinetest.Space) {
 	}
 	s.PutUint64(task+56, uint64(f.base)+armPID)
 	s.PutUint64(f.base+armPID+16+8, uint64(f.base)+armSpace)
+	s.PutUint64(task+64, uint64(armDirect)+armFirst+64)
+	s.PutUint64(armDirect+armFirst+80, uint64(armDirect)+0x3800)
 	module, head := armDirect+armModule, f.base+armModules
 	other := armDirect + 0x3000 // a list of something else
 	for _, l := range [][2]arch.GVA{{head - 0x100, other}, {head, module}} {
@@ -126,6 +129,24 @@ func checkARM(t *testing.T, name string, f *fake, k *kernel.Kernel) {
 	}
 	if s, ok := k.SymbolAt(f.base + 16*7 + 3); !ok || s.Name != "init_function_7_table" {
 		t.Errorf("%s: SymbolAt: %+v, %v", name, s, ok)
+	}
+}
+
+// A kernel without the symbol system_state runs when its first process has memory.
+func TestDescribeARMBoots(t *testing.T) {
+	f := newARMFake(t, fakeOptions{})
+	if k := describe(t, f.guest(), nil); k.Facts()["boot"] == "" {
+		t.Errorf("nothing told that it runs: %q", k.Missing())
+	}
+	f.space.PutUint64(armDirect+armFirst+80, 0)
+	for name, next := range map[string]arch.GVA{"no program": armDirect + armFirst + 64, "no process": f.base + armTask + 64, "nowhere": 0} {
+		f.space.PutUint64(f.base+armTask+64, uint64(next))
+		k, err := kernel.Describe(t.Context(), f.guest(), &kernel.Options{Wait: -1})
+		if k != nil || !errors.Is(err, vitrine.ErrNotBooted) || !strings.Contains(err.Error(), "still starting") {
+			t.Errorf("%s: got %v, %v, want ErrNotBooted", name, k, err)
+		}
+		describe(t, f.guest(), &kernel.Options{Early: true})
+		describe(t, f.image(), nil)
 	}
 }
 

@@ -130,11 +130,11 @@ func (d *describer) onceLinux(ctx context.Context) (*Kernel, error) {
 	}
 	k := d.assemble(f)
 	d.loadTypes(k, f)
-	if err := d.checkBooted(ctx, k); err != nil {
-		return nil, err
-	}
 	if f.root.stext != 0 {
 		k.inferData(f.image)
+	}
+	if err := d.checkBooted(ctx, k); err != nil {
+		return nil, err
 	}
 	k.addLateFacts()
 	d.saveHint(k, f)
@@ -362,8 +362,7 @@ func (d *describer) checkBooted(ctx context.Context, k *Kernel) error {
 	}
 	va, err := k.address("system_state")
 	if err != nil {
-		k.lacks("boot state: symbol system_state is absent")
-		return nil
+		return d.checkFirstProgram(k)
 	}
 	state, err := k.space.ReadUint32(va)
 	if err != nil {

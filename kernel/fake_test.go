@@ -232,12 +232,13 @@ func buildTypes() ([]byte, error) {
 	u64 := &cilium.Int{Name: "u64", Size: 8}
 	upid := &cilium.Struct{Name: "upid", Size: 16, Members: []cilium.Member{{Name: "nr", Type: u32}, {Name: "ns", Type: u64, Offset: 64}}}
 	pid := &cilium.Struct{Name: "pid", Size: 32, Members: []cilium.Member{{Name: "count", Type: u32}, {Name: "numbers", Type: &cilium.Array{Type: upid, Index: u32, Nelems: 1}, Offset: 128}}}
-	task := &cilium.Struct{Name: "task_struct", Size: 64, Members: []cilium.Member{
+	task := &cilium.Struct{Name: "task_struct", Size: 96, Members: []cilium.Member{
 		{Name: "pid", Type: u32, Offset: 0},
 		{Type: &cilium.Union{Size: 8, Members: []cilium.Member{{Name: "flags", Type: u32}, {Name: "wide", Type: &cilium.Int{Name: "u64", Size: 8}}}}, Offset: 64},
 		{Name: "comm", Type: &cilium.Array{Type: char, Index: u32, Nelems: 16}, Offset: 128},
 		{Name: "parent", Type: u64, Offset: 256}, {Name: "real_parent", Type: u64, Offset: 320}, {Name: "group_leader", Type: u64, Offset: 384},
-		{Name: "thread_pid", Type: u64, Offset: 448},
+		{Name: "thread_pid", Type: u64, Offset: 448}, {Name: "tasks", Type: &cilium.Array{Type: u64, Index: u32, Nelems: 2}, Offset: 512},
+		{Name: "mm", Type: u64, Offset: 640},
 	}}
 	states := &cilium.Enum{Name: "system_states", Size: 4, Values: []cilium.EnumValue{
 		{Name: "SYSTEM_BOOTING", Value: 0}, {Name: "SYSTEM_SCHEDULING", Value: 1}, {Name: "SYSTEM_FREEING_INITMEM", Value: 2}, {Name: "SYSTEM_RUNNING", Value: 3}}}

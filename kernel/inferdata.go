@@ -3,7 +3,9 @@ package kernel
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 
+	vitrine "github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/arch"
 )
 
@@ -195,4 +197,27 @@ func (k *Kernel) findPIDNamespace(*image) (arch.GVA, bool) {
 	}
 	a, err := k.space.ReadPointer(at + arch.GVA(ns.Offset))
 	return a, err == nil && a>>63 != 0
+}
+
+// checkFirstProgram is checkBooted for a kernel without the symbol system_state:
+// it has started its first program when the first process has memory of its own.
+func (d *describer) checkFirstProgram(k *Kernel) error {
+	tasks, err := k.types.Field("task_struct", "tasks")
+	mm, err2 := k.types.Field("task_struct", "mm")
+	first, err3 := k.address("init_task")
+	if err != nil || err2 != nil || err3 != nil {
+		k.lacks("boot state: symbol system_state is absent")
+		return nil
+	}
+	link, err := k.space.ReadPointer(first + arch.GVA(tasks.Offset))
+	if err == nil {
+		var memory arch.GVA
+		memory, err = k.space.ReadPointer(link - arch.GVA(tasks.Offset) + arch.GVA(mm.Offset))
+		if err == nil && memory>>63 != 0 && link != first+arch.GVA(tasks.Offset) {
+			k.fact("boot", "memory of the first process")
+			return nil
+		}
+	}
+	return fmt.Errorf("describe guest: %w: Linux %s found at %v, still starting (its first process has no memory yet)",
+		vitrine.ErrNotBooted, k.release, k.base)
 }

@@ -134,7 +134,7 @@ func TestTypes(t *testing.T) {
 			t.Errorf("Has does not say that there is %s", what)
 		}
 	}
-	if n, err := k.Types().Size("task_struct"); n != 64 || err != nil {
+	if n, err := k.Types().Size("task_struct"); n != 96 || err != nil {
 		t.Errorf("Size: %d, %v", n, err)
 	}
 	if v, err := k.Types().Enum("system_states", "SYSTEM_RUNNING"); v != 3 || err != nil {
