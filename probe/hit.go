@@ -53,7 +53,7 @@ func (h *Hit) Result() uint64 { return h.raw.Result }
 
 // Registers returns a copy of the vCPU's registers: at entry, before anything
 // of the function has run but a landing pad; at return, just before its return
-// instruction. Stream engines do not record them.
+// instruction, on arm64 just behind it. Stream engines do not record them.
 func (h *Hit) Registers() (arch.Registers, error) {
 	if !h.Sync() {
 		return arch.Registers{}, unsupported("read registers")
