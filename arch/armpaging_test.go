@@ -126,6 +126,11 @@ func TestARM64Registers(t *testing.T) {
 	if r.PagingMode() != PagingARM48User || r.Root() != 0x4200_0000 || r.ARM64.KernelMode() != PagingARM48 || r.ARM64.Kernel() != 0x4197_b000 {
 		t.Errorf("page tables are %v at %v, %v at %v", r.PagingMode(), r.Root(), r.ARM64.KernelMode(), r.ARM64.Kernel())
 	}
+	// What QEMU's gdbstub tells of one.
+	real := ARM64Registers{On: true, SCTLR: 0x34f4d91d, TCR: 0x00500074b5503510, TTBR0: 0x42007000, TTBR1: 0x000200004157b000}
+	if real.KernelMode() != PagingARM48 || real.Kernel() != 0x4157b000 {
+		t.Errorf("a real kernel's page tables are %v at %v", real.KernelMode(), real.Kernel())
+	}
 	r.SetArg(1, 9)
 	r.SetResult(7)
 	r.SetPC(0x1000)

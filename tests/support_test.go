@@ -55,7 +55,7 @@ func TestSupportMatrixIsWhatTestsBoot(t *testing.T) {
 
 func supportPage(t *testing.T) string {
 	var b strings.Builder
-	b.WriteString("# Guests that are tested\n\nMade from the sources of the tests by `go test ./tests -run SupportMatrix -update`; `make test` boots these under QEMU\nwith TCG; where a variable is named, only when that is set in the environment (to 1). What is not listed may work: nothing\nis decided by a version.\n\nKernels are Debian's, x86-64, with KASLR on.\n\n| kernel |")
+	b.WriteString("# Guests that are tested\n\nMade from the sources of the tests by `go test ./tests -run SupportMatrix -update`; `make test` boots these under QEMU\nwith TCG; where a variable is named, only when that is set in the environment (to 1). What is not listed may work: nothing\nis decided by a version.\n\nKernels are Debian's, with KASLR on; x86-64 ones but for those that are named arm64, which run on a Cortex-A72 or what QEMU calls max.\n\n| kernel |")
 	for _, a := range areas {
 		b.WriteString(" " + a.what + " |")
 	}

@@ -167,11 +167,21 @@ func armRegister(r *arch.ARM64Registers, name string) (uint64, error) {
 // PageSize returns the size of the guest's smallest page, in bytes.
 func (e *Event) PageSize() int { return arch.PageSize }
 
+// memory returns the address space that a is in: the process's, which on x86 has
+// the kernel's half too, as arm64's has not.
+func (e *Event) memory(a arch.GVA) *vitrine.AddressSpace {
+	own := e.Process()
+	if kernel := e.Kernel(); int64(a) < 0 && own.Mode() != kernel.Mode() {
+		return kernel
+	}
+	return own
+}
+
 // Bytes reads n bytes, at most 1 MiB, of the process's memory. Fewer come with
 // an error that says where the rest is missing.
 func (e *Event) Bytes(a arch.GVA, n int) ([]byte, error) {
 	p := make([]byte, min(max(n, 0), 1<<20))
-	n, err := e.Process().Read(p, a)
+	n, err := e.memory(a).Read(p, a)
 	return p[:n], err
 }
 
@@ -179,11 +189,11 @@ func (e *Event) Bytes(a arch.GVA, n int) ([]byte, error) {
 // With an error it returns what could be read: vitrine.ErrTooLong when the
 // string is longer.
 func (e *Event) String(a arch.GVA, limit int) (string, error) {
-	return e.Process().ReadString(a, limit)
+	return e.memory(a).ReadString(a, limit)
 }
 
 // Uint32 reads a number of the process's memory.
-func (e *Event) Uint32(a arch.GVA) (uint32, error) { return e.Process().ReadUint32(a) }
+func (e *Event) Uint32(a arch.GVA) (uint32, error) { return e.memory(a).ReadUint32(a) }
 
 // Limits of Argv.
 const (
@@ -207,7 +217,7 @@ func (e *Event) Argv(a arch.GVA) ([]string, error) {
 		if err != nil || p == 0 {
 			return out, err
 		}
-		s, err := e.Process().ReadString(p, maxArgvText)
+		s, err := e.memory(p).ReadString(p, maxArgvText)
 		if err != nil {
 			return out, err
 		}
@@ -219,10 +229,10 @@ func (e *Event) Argv(a arch.GVA) ([]string, error) {
 
 func (e *Event) pointer(a, size arch.GVA) (arch.GVA, error) {
 	if size == 4 {
-		v, err := e.Process().ReadUint32(a)
+		v, err := e.memory(a).ReadUint32(a)
 		return arch.GVA(v), err
 	}
-	v, err := e.Process().ReadUint64(a)
+	v, err := e.memory(a).ReadUint64(a)
 	return arch.GVA(v), err
 }
 

@@ -40,11 +40,20 @@ func guests() []testvm.Options {
 	all := []testvm.Options{
 		{Kernel: "6.1-cloud", CPUs: 2, RAM: testvm.SharedMemfd},
 		{Kernel: "6.12-cloud", Cmdline: "clocksource=tsc tsc=reliable"}, {Kernel: "5.10-cloud", Cmdline: "clocksource=hpet"}}
+	if os.Getenv("VITRINE_TEST_ARM64") != "" {
+		all = append(all, arm64Guests...)
+	}
 	only := os.Getenv("VITRINE_TEST_KERNELS")
 	if only == "" {
 		return all
 	}
 	return slices.DeleteFunc(all, func(o testvm.Options) bool { return !strings.Contains(","+only+",", ","+o.Kernel+",") })
+}
+
+// arm64Guests have no implants, and boot in a minute or two.
+var arm64Guests = []testvm.Options{
+	{Kernel: "6.1-cloud-arm64", CPUs: 2},
+	{Kernel: "6.12-cloud-arm64", CPUs: 2, CPU: "max,pauth-impdef=on"}, // 52 bits of address, landing pads
 }
 
 // target is a guest that has been understood.
@@ -53,6 +62,14 @@ type target struct {
 	g   *vitrine.Guest
 	k   *kernel.Kernel
 	sys osi.System
+}
+
+// function returns the kernel function of a system call.
+func (x *target) function(call string) string {
+	if x.g.Arch() == arch.ARM64 {
+		return "__arm64_sys_" + call
+	}
+	return "__x64_sys_" + call
 }
 
 func attach(t testing.TB, vm *testvm.VM) *target {
@@ -94,7 +111,9 @@ func TestGuests(t *testing.T) {
 		t.Run(o.Kernel, func(t *testing.T) {
 			vm := vmtest.Shared(t, &o)
 			x := attach(t, vm)
-			t.Run("implant", func(t *testing.T) { testImplant(t, x) })
+			if x.g.Arch() != arch.ARM64 {
+				t.Run("implant", func(t *testing.T) { testImplant(t, x) })
+			}
 			t.Run("calls", func(t *testing.T) { testCalls(t, x) })
 			t.Run("all", func(t *testing.T) { testAll(t, x) })
 			t.Run("loop auto", func(t *testing.T) { testLoop(t, x, probe.Auto) })
@@ -152,9 +171,9 @@ func testCalls(t *testing.T, x *target) {
 			t.Fatalf("call %d, %+v, was not seen among the thread's %d calls after %d", i, w, len(got[w.TID]), at[w.TID])
 		}
 		at[w.TID] = n + 1
-		checkCall(t, got[w.TID][n], w)
+		checkCall(t, x, got[w.TID][n], w)
 	}
-	if stats.Events != next || stats.Lost != 0 || stats.Engine != "trap" || stats.Delivery != "sync" || stats.GuestStopped <= 0 || stats.PerFunc["__x64_sys_openat"] < uint64(len(want)/3) {
+	if stats.Events != next || stats.Lost != 0 || stats.Engine != "trap" || stats.Delivery != "sync" || stats.GuestStopped <= 0 || stats.PerFunc[x.function("openat")] < uint64(len(want)/3) {
 		t.Errorf("stats %+v after %d records", stats, next)
 	}
 	vmtest.Healthy(t, x.vm)
@@ -169,7 +188,7 @@ func testAll(t *testing.T, x *target) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	st, err := trace.Calls(ctx, x.g, x.k, x.sys, &trace.CallsOptions{PIDs: []int{opens.PID}, Engine: "trap"}, func(c *event.Call) error {
-		if c.PID != opens.PID || c.Func != "__x64_sys_"+c.Name {
+		if c.PID != opens.PID || c.Func != x.function(c.Name) {
 			t.Errorf("record %+v", c)
 		}
 		switch {
@@ -190,7 +209,7 @@ func testAll(t *testing.T, x *target) {
 		}
 		return nil
 	})
-	if err != nil || seen < 3 || closed < 3 || st.Events == 0 || st.PerFunc["__x64_sys_openat"] < uint64(seen) {
+	if err != nil || seen < 3 || closed < 3 || st.Events == 0 || st.PerFunc[x.function("openat")] < uint64(seen) {
 		t.Errorf("%d calls of openat; %+v, %v", seen, st, err)
 	}
 	vmtest.Healthy(t, x.vm)
@@ -209,14 +228,14 @@ func isCall(c event.Call, w wire.SeqCall) bool {
 }
 
 // checkCall checks the rest of a record.
-func checkCall(t *testing.T, c event.Call, w wire.SeqCall) {
+func checkCall(t *testing.T, x *target, c event.Call, w wire.SeqCall) {
 	t.Helper()
 	errno := ""
 	if w.Ret < 0 {
 		errno = syscalls.Errno(-w.Ret)
 	}
 	switch {
-	case c.Ret != w.Ret || c.Errno != errno || c.Func != "__x64_sys_"+w.Name || c.Duration <= 0:
+	case c.Ret != w.Ret || c.Errno != errno || c.Func != x.function(w.Name) || c.Duration < 0 || c.Duration == 0 && x.g.Arch() != arch.ARM64: // whose machine has no timer to go by
 		t.Errorf("%+v; the guest says %+v", c, w)
 	case w.Name == "openat" && w.Ret >= 0 && c.RetText != fmt.Sprintf("%d<%s>", w.Ret, w.Path):
 		t.Errorf("openat of %s returned %q", w.Path, c.RetText)
@@ -323,7 +342,7 @@ func testLoop(t *testing.T, x *target, engine probe.Engine) {
 				}
 			}
 	}
-	for _, name := range []string{"sys_openat", "openat", "__x64_sys_openat"} {
+	for _, name := range []string{"sys_openat", "openat", x.function("openat")} {
 		call, ret := handler(name)
 		if err := loop.Handle(name, call, ret); err != nil {
 			t.Fatal(err)
@@ -342,7 +361,7 @@ func testLoop(t *testing.T, x *target, engine probe.Engine) {
 		}
 		var want []string
 		for _, c := range calls {
-			for _, name := range []string{"sys_openat ", "openat ", "__x64_sys_openat "} {
+			for _, name := range []string{"sys_openat ", "openat ", x.function("openat") + " "} {
 				if c.Name == "openat" {
 					want = append(want, fmt.Sprint(name, c.Path, " = ", c.Ret, " ", c.Args[2]))
 				}
@@ -352,7 +371,7 @@ func testLoop(t *testing.T, x *target, engine probe.Engine) {
 			t.Errorf("handlers saw (-truth +seen):\n%s", diff)
 		}
 	}
-	if loop.Count() < 8 || loop.Stats().PerFunc["__x64_sys_openat"] != loop.Count() {
+	if loop.Count() < 8 || loop.Stats().PerFunc[x.function("openat")] != loop.Count() {
 		t.Errorf("count %d, stats %+v", loop.Count(), loop.Stats())
 	}
 	vmtest.Healthy(t, x.vm)
@@ -361,14 +380,18 @@ func testLoop(t *testing.T, x *target, engine probe.Engine) {
 // checkEvent checks what an entry into openat tells.
 func checkEvent(t *testing.T, loop *trace.Loop, e *trace.Event) {
 	t.Helper()
-	rip, err := e.Register("RIP")
+	name, abi := "RIP", loop.Guest().Arch()
+	if abi == arch.ARM64 {
+		name = "PC"
+	}
+	rip, err := e.Register(name)
 	if sym, ok := loop.Kernel().SymbolAt(arch.GVA(rip)); err != nil || !ok || sym.Name != e.Func && sym.Addr != mustSymbol(t, loop, e.Func) {
 		t.Errorf("rip %#x is in %q, %v; want %s", rip, sym.Name, err, e.Func)
 	}
 	if _, err := e.Register("nothing"); err == nil {
 		t.Error("there is a register named nothing")
 	}
-	if e.Name != "openat" || e.ABI != arch.AMD64 || e.Comm() != "w-sequence" || e.PPID() != 1 || e.UID() != 0 || e.TID() == 0 || e.PageSize() != 4096 || e.Loop() != loop {
+	if e.Name != "openat" || e.ABI != abi || e.Comm() != "w-sequence" || e.PPID() != 1 || e.UID() != 0 || e.TID() == 0 || e.PageSize() != 4096 || e.Loop() != loop {
 		t.Errorf("event %+v", e)
 	}
 	cwd, err := e.Path(syscalls.AtFDCWD)

@@ -174,7 +174,7 @@ type layout struct {
 		shape
 		timekeeper member
 	}
-	confine confineLayout
+	confine  confineLayout
 	runqueue struct { // where processors keep no pointer to their task in memory: arm64
 		shape
 		cfs, rq   member // of a task, to its queue, and on to its processor's

@@ -31,6 +31,9 @@ func guests() []testvm.Options {
 		{Kernel: "5.10-cloud", CPUs: 2},
 		{Kernel: "7.2-cloud", CPUs: 2},
 	}
+	if os.Getenv("VITRINE_TEST_ARM64") != "" {
+		all = append(all, arm64Guests...)
+	}
 	names := os.Getenv("VITRINE_TEST_KERNELS")
 	if names == "" {
 		return all
@@ -38,6 +41,13 @@ func guests() []testvm.Options {
 	return slices.DeleteFunc(all, func(o testvm.Options) bool {
 		return !slices.Contains(strings.Split(names, ","), o.Kernel)
 	})
+}
+
+// arm64Guests boot in a minute or two, and have no implants.
+var arm64Guests = []testvm.Options{
+	{Kernel: "6.1-cloud-arm64", CPUs: 2},
+	{Kernel: "6.12-cloud-arm64", CPUs: 2, RAM: testvm.SharedMemfd},
+	{Kernel: "6.12-arm64", CPU: "max,pauth-impdef=on"}, // 52 bits of address
 }
 
 func TestRealGuests(t *testing.T) {
@@ -54,6 +64,10 @@ func TestRealGuests(t *testing.T) {
 				t.Run("many processes", func(t *testing.T) { testManyProcesses(t, vm, sys) })
 				t.Run("lives", func(t *testing.T) { testLives(t, vm, g) })
 				t.Run("lists agree with events", func(t *testing.T) { testListsAgree(t, vm, g, count(1000, 20)) })
+			}
+			if g.Arch() == arch.ARM64 {
+				t.Run("events by trap", func(t *testing.T) { testLoops(t, vm, g, probe.Trap, 20, 6) })
+				return
 			}
 			t.Run("events by implant", func(t *testing.T) { testLoops(t, vm, g, probe.Implant, 200, 40) })
 			if o.Kernel == "6.1-cloud" { // each hit stops the guest
@@ -118,6 +132,9 @@ func currentAgrees(t *testing.T, g *vitrine.Guest, sys osi.System, cpu int) {
 		after, err := sys.Current(t.Context(), cpu)
 		if err != nil || before.ID != after.ID || !regs.User() {
 			continue
+		}
+		if regs.ARM64.On { // QEMU's monitor does not print TTBR0
+			return
 		}
 		// Under page-table isolation user code runs on the second table of the pair.
 		if root := regs.Root(); root != before.ASID && root != before.ASID+arch.PageSize {
