@@ -29,6 +29,18 @@ func armRoot(in *vmcoreinfo.Info, swapper, off uint64) (root, bool) {
 	return r, r.mode != arch.PagingOff && r.addr%arch.PageSize == 0 && r.stext>>63 != 0 && r.stext%arch.PageSize == 0
 }
 
+// armDirect returns where an arm64 kernel maps physical address 0: it maps
+// PHYS_OFFSET to the lowest address of its half, by the bits that it was built
+// for. It is 0 where the kernel does not tell, and on x86.
+func armDirect(f *found) arch.GVA {
+	bits, ok := f.info.Numbers["VA_BITS"]
+	start, ok2 := f.info.Numbers["PHYS_OFFSET"]
+	if f.root.stext == 0 || !ok || !ok2 || bits < 32 || bits > 52 {
+		return 0
+	}
+	return ^arch.GVA(0)<<bits - arch.GVA(start)
+}
+
 // byMemory finds the kernel of a guest whose registers tell no page tables.
 // Memory may hold notes of an earlier boot too; of several kernels that all are
 // mapped the one is taken that a processor runs in.

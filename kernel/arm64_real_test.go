@@ -15,22 +15,32 @@ import (
 	"github.com/vitrine-vmi/vitrine/kernel"
 )
 
-// TestRealARM64 compares what is known of arm64 kernels with what the guests say:
-// of one with symbols of functions only, and of one that uses 52 bits of address
-// where the processor has them.
+// armGuest is a guest, its page-table format, and what cannot be learnt of it.
+type armGuest struct {
+	vm      testvm.Options
+	paging  arch.PagingMode
+	missing []string
+}
+
+// arm64Guests are a kernel with symbols of functions only, and one that uses 52
+// bits of address where the processor has them.
+var arm64Guests = []armGuest{
+	{testvm.Options{Kernel: "6.1-cloud-arm64", CPUs: 2}, arch.PagingARM48, []string{"system call metadata", "per-CPU"}},
+	{testvm.Options{Kernel: "6.12-cloud-arm64", CPUs: 2, RAM: testvm.SharedMemfd}, arch.PagingARM48, nil},
+	{testvm.Options{Kernel: "6.12-cloud-arm64", CPUs: 2, CPU: "max,pauth-impdef=on"}, arch.PagingARM52, nil},
+}
+
+// TestRealARM64 compares what is known of arm64 kernels with what the guests say.
 func TestRealARM64(t *testing.T) {
-	if os.Getenv("VITRINE_TEST_ARM64") == "" {
-		vmtest.Skip(t, "each guest takes a minute or two to boot", "with VITRINE_TEST_ARM64=1")
+	if os.Getenv("VITRINE_TEST_ARM64") != "" {
+		testARM64(t, arm64Guests)
+		return
 	}
-	for _, c := range []struct {
-		vm      testvm.Options
-		paging  arch.PagingMode
-		missing []string
-	}{
-		{testvm.Options{Kernel: "6.1-cloud-arm64", CPUs: 2}, arch.PagingARM48, []string{"system call metadata", "per-CPU"}},
-		{testvm.Options{Kernel: "6.12-cloud-arm64", CPUs: 2, RAM: testvm.SharedMemfd}, arch.PagingARM48, nil},
-		{testvm.Options{Kernel: "6.12-cloud-arm64", CPUs: 2, CPU: "max,pauth-impdef=on"}, arch.PagingARM52, nil},
-	} {
+	vmtest.Skip(t, "each guest takes a minute or two to boot", "with VITRINE_TEST_ARM64=1")
+}
+
+func testARM64(t *testing.T, guests []armGuest) {
+	for _, c := range guests {
 		t.Run(c.vm.Kernel+" "+c.paging.String(), func(t *testing.T) {
 			vm := vmtest.Shared(t, &c.vm)
 			g := attach(t, vm)

@@ -26,7 +26,10 @@ const (
 	armPID     = fakeVars + 0x3000
 	armSpace   = fakeVars + 0x3800 // of process numbers
 	armModules = fakeVars + 0x4000
-	armRunning = 0x4000_00c5 // PSTATE of EL1h
+	// What is mapped to the lowest address: with it physical address 0 is at
+	// 0xffff302780000000.
+	armPhysOffset = uint64(0xffff_cfd8_8000_0000)
+	armRunning    = 0x4000_00c5 // PSTATE of EL1h
 )
 
 // addARMKernel puts an arm64 kernel into the guest's memory: one piece of
@@ -63,8 +66,8 @@ func (f *fake) addARMKernel(t testing.TB, o fakeOptions) *vitrinetest.Space {
 // armNote returns the VMCOREINFO of an arm64 kernel.
 func (f *fake) armNote(o fakeOptions, off uint64) string {
 	return fmt.Sprintf("OSRELEASE=%s\nBUILD-ID=%s\nPAGESIZE=4096\nSYMBOL(init_uts_ns)=%x\nOFFSET(uts_namespace.name)=0\n"+
-		"SYMBOL(swapper_pg_dir)=%x\nSYMBOL(_stext)=%x\nNUMBER(VA_BITS)=48\nNUMBER(kimage_voffset)=0x%x\nNUMBER(TCR_EL1_T1SZ)=0x10\nKERNELOFFSET=%x\n",
-		o.release, fakeID, uint64(f.base)+fakeUTS, uint64(f.base)+fakeTop, uint64(f.base), off, fakeSlide)
+		"SYMBOL(swapper_pg_dir)=%x\nSYMBOL(_stext)=%x\nNUMBER(VA_BITS)=48\nNUMBER(kimage_voffset)=0x%x\nNUMBER(PHYS_OFFSET)=0x%x\nNUMBER(TCR_EL1_T1SZ)=0x10\nKERNELOFFSET=%x\n",
+		o.release, fakeID, uint64(f.base)+fakeUTS, uint64(f.base)+fakeTop, uint64(f.base), off, armPhysOffset, fakeSlide)
 }
 
 // putARMVariables puts the first task, and a list of one module, which have to be
@@ -123,6 +126,9 @@ func checkARM(t *testing.T, name string, f *fake, k *kernel.Kernel) {
 		if !strings.Contains(k.Facts()[symbol], "inference") {
 			t.Errorf("%s: %s comes from %q", name, symbol, k.Facts()[symbol])
 		}
+	}
+	if direct, ok := k.DirectMap(); !ok || direct != 0xffff_3027_8000_0000 {
+		t.Errorf("%s: all memory is mapped from %v on, %v", name, direct, ok)
 	}
 	if _, err := k.Symbol("runqueues"); !errors.Is(err, kernel.ErrNoSymbol) {
 		t.Errorf("%s: a symbol out of nothing: %v", name, err)

@@ -279,6 +279,7 @@ func (d *describer) assemble(f *found) *Kernel {
 	}
 	k.fact("release", f.infoBy)
 	k.note = f.info.Text
+	k.direct = armDirect(f)
 	if k.buildID = f.info.BuildID; k.buildID != "" {
 		k.fact("build_id", f.infoBy)
 	}
@@ -394,6 +395,20 @@ func (k *Kernel) addLateFacts() {
 	} else {
 		k.fact("percpu", "kallsyms __per_cpu_offset")
 	}
+}
+
+// DirectMap returns where the kernel maps physical address 0 in its map of all
+// memory, or would if there were memory; false where that is not known.
+func (k *Kernel) DirectMap() (arch.GVA, bool) {
+	if k.direct != 0 {
+		return k.direct, true
+	}
+	va, err := k.address("page_offset_base") // x86 with CONFIG_RANDOMIZE_MEMORY, since 4.8
+	if err != nil {
+		return 0, false
+	}
+	direct, err := k.space.ReadPointer(va)
+	return direct, err == nil && direct>>63 != 0
 }
 
 // PhysBase returns the guest-physical address at which the kernel's image starts.

@@ -64,7 +64,8 @@ type Kernel struct {
 	base    arch.GVA
 	end     arch.GVA // first address behind the mapped image
 	slide   uint64
-	physOff uint64 // physical minus virtual address of the image
+	physOff uint64   // physical minus virtual address of the image
+	direct  arch.GVA // of physical address 0 in the map of all memory, where VMCOREINFO tells (arm64), else 0
 	symbols symbolTable
 	// inferred holds variables that the symbol table lacks and that were found by
 	// what they hold; nil where there was nothing to look for.

@@ -82,12 +82,8 @@ func (s *Session) stoodStill(ctx context.Context) error {
 func (s *Session) mappings() []dump.Mapping {
 	base, end := s.kernel.Image()
 	out := []dump.Mapping{{Virtual: base, Physical: s.kernel.PhysBase(), Size: uint64(end - base)}}
-	sym, err := s.kernel.Symbol("page_offset_base") // with CONFIG_RANDOMIZE_MEMORY, since 4.8
-	if err != nil {
-		return out
-	}
-	direct, err := s.kernel.AddressSpace().ReadPointer(sym.Addr)
-	if err != nil || direct>>63 == 0 {
+	direct, ok := s.kernel.DirectMap()
+	if !ok {
 		return out
 	}
 	for _, r := range s.guest.Regions() {
