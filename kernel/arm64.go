@@ -41,23 +41,31 @@ func armDirect(f *found) arch.GVA {
 	return ^arch.GVA(0)<<bits - arch.GVA(start)
 }
 
-// byMemory finds the kernel of a guest whose registers tell no page tables.
-// Memory may hold notes of an earlier boot too; of several kernels that all are
-// mapped the one is taken that a processor runs in.
+// byMemory finds the kernel of a guest whose registers tell no page tables, and
+// stops looking when it has the one that a processor runs in. Memory may hold
+// notes of earlier boots too: where no processor was seen in the kernel, only the
+// lack of a rival tells.
 func (d *describer) byMemory(ctx context.Context, seen *sighting) (*found, error) {
-	roots, err := rootsFromMemory(ctx, d.g)
-	if ctx.Err() != nil {
-		return nil, fmt.Errorf("describe guest: %w", ctx.Err())
-	}
-	if err != nil {
-		return nil, notBooted(ctx, d.g, seen, err)
-	}
-	if at := seen.kernelCode(); at != 0 && len(roots) > 1 {
-		for _, r := range roots {
-			if f, err := tryRoot(d.g, r, d.hints); err == nil && f.image.holds(at) {
-				return f, nil
-			}
+	var sure *found
+	var roots []root
+	at := seen.kernelCode()
+	err := eachRoot(ctx, d.g, func(r root) bool {
+		roots = append(roots, r)
+		if at == 0 {
+			return true
 		}
+		if f, err := tryRoot(d.g, r, d.hints); err == nil && f.image.holds(at) {
+			sure = f
+		}
+		return sure == nil
+	})
+	switch {
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("describe guest: %w", ctx.Err())
+	case err != nil:
+		return nil, notBooted(ctx, d.g, seen, err)
+	case sure != nil:
+		return sure, nil
 	}
 	return d.onlyOne(ctx, roots, seen)
 }

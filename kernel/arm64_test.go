@@ -36,10 +36,14 @@ const (
 // physical memory, its page table in the middle, and a direct map. It has symbols
 // of functions only.
 func (f *fake) addARMKernel(t testing.TB, o fakeOptions) *vitrinetest.Space {
+	return f.addARMKernelAt(t, o, armBase)
+}
+
+func (f *fake) addARMKernelAt(t testing.TB, o fakeOptions, base arch.GVA) *vitrinetest.Space {
 	at := f.Alloc((armHead + fakeTop) / arch.PageSize)
 	s := f.NewSpace(arch.PagingARM48)
 	f.Alloc((fakeDataEnd-fakeTop)/arch.PageSize - 1)
-	f.info.Arch, f.base = arch.ARM64, armBase+armHead
+	f.info.Arch, f.base = arch.ARM64, base+armHead
 	for va := f.base; va < f.base+fakeDataEnd; va += arch.PageSize {
 		perm := vitrinetest.NoExec | vitrinetest.Writable
 		switch {
@@ -48,17 +52,17 @@ func (f *fake) addARMKernel(t testing.TB, o fakeOptions) *vitrinetest.Space {
 		case va < f.base+fakeData+arch.PageSize:
 			perm = vitrinetest.NoExec
 		}
-		s.MapTo(va, at+arch.GPA(va-armBase), vitrinetest.Page4K, perm)
+		s.MapTo(va, at+arch.GPA(va-base), vitrinetest.Page4K, perm)
 	}
 	s.PutString(f.base+fakeRodata, "Linux version "+o.release+" (debian-kernel@lists.debian.org)\n")
 	s.Put(f.base+fakeBTF, fakeTypes(t))
-	symbols := append([]kt.Symbol{{Addr: uint64(armBase), Type: 'T', Name: "_text"}, {Addr: uint64(f.base), Type: 'T', Name: "_stext"}},
+	symbols := append([]kt.Symbol{{Addr: uint64(base), Type: 'T', Name: "_text"}, {Addr: uint64(f.base), Type: 'T', Name: "_stext"}},
 		kt.Many(kt.Linux72, uint64(f.base), 700)[2:]...)
-	s.Put(f.base+fakeTable, kt.Build(o.layout, uint64(f.base)+fakeTable, uint64(armBase), symbols))
+	s.Put(f.base+fakeTable, kt.Build(o.layout, uint64(f.base)+fakeTable, uint64(base), symbols))
 	s.PutString(f.base+fakeUTS+2*65, o.release)
 	s.Map(armDirect, 0x4000, vitrinetest.NoExec|vitrinetest.Writable)
 	s.PutUint64(f.base+fakeVars+32, uint64(armDirect+armNote)) // vmcoreinfo_data
-	s.PutString(armDirect+armNote, f.armNote(o, uint64(armBase)-uint64(at)))
+	s.PutString(armDirect+armNote, f.armNote(o, uint64(base)-uint64(at)))
 	f.putARMVariables(s)
 	return s
 }
@@ -187,6 +191,25 @@ func TestDescribeARMForgedNotes(t *testing.T) {
 	}
 	for name, g := range map[string]*vitrine.Guest{"live": f.guest(), "image": f.image()} {
 		checkARM(t, name, f, describe(t, g, nil))
+	}
+}
+
+// Of two kernels in memory, that of an earlier boot among them, it is the one that
+// a processor runs; where none was seen in a kernel that cannot be told.
+func TestDescribeARMEarlierBoot(t *testing.T) {
+	f := newARMFake(t, fakeOptions{})
+	g := &fake{Backend: f.Backend, info: f.info}
+	g.space = g.addARMKernelAt(t, fakeOptions{mode: arch.PagingARM48}.withDefaults(), armBase+0x2000_0000)
+	for _, k := range []*fake{f, g} {
+		f.SetRegisters(arch.Registers{ARM64: arch.ARM64Registers{On: true, PC: uint64(k.base) + 0x40, PSTATE: armRunning}})
+		got := describe(t, f.guest(), nil)
+		if got.AddressSpace().Root() != k.space.Root() || got.Base() != k.base-armHead {
+			t.Errorf("base %v, root %v; want %v, %v", got.Base(), got.AddressSpace().Root(), k.base-armHead, k.space.Root())
+		}
+	}
+	f.SetRegisters(arch.Registers{ARM64: arch.ARM64Registers{On: true, PC: 0x40000}})
+	if k, err := kernel.Describe(t.Context(), f.guest(), &kernel.Options{Wait: -1}); k != nil || !errors.Is(err, vitrine.ErrNotUnderstood) {
+		t.Errorf("two kernels and no telling which: %v, %v", k, err)
 	}
 }
 

@@ -161,7 +161,14 @@ func (d *describer) locate(ctx context.Context) (*found, error) {
 	if d.searched() {
 		return nil, notBooted(ctx, d.g, nil, errors.New("the page tables that its vmcoreinfo names map no kernel"))
 	}
-	return d.byMemory(ctx, nil)
+	roots, err := rootsFromMemory(ctx, d.g)
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("describe guest: %w", ctx.Err())
+	}
+	if err != nil {
+		return nil, notBooted(ctx, d.g, nil, err)
+	}
+	return d.onlyOne(ctx, roots, nil)
 }
 
 // searched reports whether the guest's memory has been looked through already: a

@@ -91,12 +91,22 @@ const maxCandidates = 256
 // keeps those of earlier boots: the caller checks what the page tables map.
 func rootsFromMemory(ctx context.Context, g *vitrine.Guest) ([]root, error) {
 	var roots []root
+	err := eachRoot(ctx, g, func(r root) bool {
+		roots = append(roots, r)
+		return true
+	})
+	return roots, err
+}
+
+// eachRoot calls f with each page table once, as it is found, until it returns
+// false.
+func eachRoot(ctx context.Context, g *vitrine.Guest, f func(root) bool) error {
 	have := map[root]bool{}
 	var buf []byte
 	for _, reg := range g.Regions() {
 		for at := uint64(0); at < reg.Size; at += scanChunk {
 			if err := ctx.Err(); err != nil {
-				return nil, err
+				return err
 			}
 			if data := uint64(g.NextData(reg.Start+arch.GPA(at)) - reg.Start); data-at >= scanChunk { // an image of holes
 				at = data/scanChunk*scanChunk - scanChunk
@@ -111,21 +121,26 @@ func rootsFromMemory(ctx context.Context, g *vitrine.Guest) ([]root, error) {
 				}
 				if r, ok := rootOf(in); ok && !have[r] {
 					have[r] = true
-					roots = append(roots, r)
+					if !f(r) {
+						return nil
+					}
 				}
 			}
 		}
 	}
-	if len(roots) == 0 {
-		return nil, errors.New("no vmcoreinfo in guest memory")
+	if len(have) == 0 {
+		return errors.New("no vmcoreinfo in guest memory")
 	}
-	return roots, nil
+	return nil
 }
 
 // physicalBytes returns guest memory without copying where that is better, else
 // in buf.
 func physicalBytes(g *vitrine.Guest, a arch.GPA, n uint64, buf []byte) (p, reuse []byte) {
-	if g.Info().Live { // an image is read: each of its pages would stay mapped
+	// An image is read: each of its pages would stay mapped. So is an arm64 guest,
+	// for whose kernel all memory is looked through: looking at what it never
+	// touched would allocate that.
+	if g.Info().Live && g.Arch() != arch.ARM64 {
 		if p := g.MapPhysical(a, n); p != nil {
 			return p, buf
 		}

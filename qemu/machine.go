@@ -41,6 +41,7 @@ var (
 	_ vitrine.PhysicalMapper = (*machine)(nil)
 	_ vitrine.PhysicalWriter = (*machine)(nil)
 	_ vitrine.RegisterSource = (*machine)(nil)
+	_ vitrine.DataFinder     = (*machine)(nil)
 	_ vitrine.StatusSource   = (*machine)(nil)
 	_ vitrine.LifeWatcher    = (*machine)(nil)
 )
@@ -59,6 +60,10 @@ func (m *machine) WritePhysical(p []byte, a arch.GPA) error { return m.mem.write
 // guest's RAM, touching the slice is a fault (see debug.SetPanicOnFault), which
 // ReadPhysical turns into an error.
 func (m *machine) MapPhysical(a arch.GPA, n uint64) []byte { return m.mem.slice(uint64(a), n) }
+
+// NextData implements vitrine.DataFinder: what the guest never touched of RAM
+// that is a file are holes of it.
+func (m *machine) NextData(a arch.GPA) arch.GPA { return arch.GPA(m.mem.nextData(uint64(a))) }
 
 // Regions returns the guest's RAM.
 func (m *machine) Regions() []vitrine.Region { return m.mem.regions() }

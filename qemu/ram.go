@@ -196,6 +196,18 @@ func (mem *memory) slice(a, n uint64) []byte {
 	return pc.mapping.Bytes[a-pc.start:][:n:n]
 }
 
+// nextData returns the first address from a on that may not be zero, at most the
+// end of its piece.
+func (mem *memory) nextData(a uint64) uint64 {
+	mem.mu.RLock()
+	defer mem.mu.RUnlock()
+	pc := mem.find(a)
+	if mem.closed != nil || pc == nil || pc.mapping == nil {
+		return a
+	}
+	return pc.start + pc.mapping.NextData(a-pc.start)
+}
+
 // fail makes all reads and writes from now on return err; the mappings stay.
 func (mem *memory) fail(err error) {
 	mem.mu.Lock()

@@ -131,6 +131,48 @@ func TestMapSharedShowsTheSameMemory(t *testing.T) {
 	}
 }
 
+// What was never written to is a hole, in files as RAM is kept in.
+func TestNextData(t *testing.T) {
+	const page = 4096
+	fd, err := unix.MemfdCreate("ram", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "ram")
+	defer f.Close()
+	if err := f.Truncate(64 * page); err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []int64{10*page + 5, 40 * page} {
+		if _, err := f.WriteAt([]byte{1}, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m, err := mapFile(f, 8*page, 40*page, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for off, want := range map[uint64]uint64{0: 2 * page, 2*page + 7: 2*page + 7, 3 * page: 32 * page, 32 * page: 32 * page, 33 * page: 40 * page} {
+		if got := m.NextData(off); got != want {
+			t.Errorf("NextData(%#x) = %#x, want %#x", off, got, want)
+		}
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Blocks*512 > 2*page {
+		t.Errorf("looking has allocated: %d bytes, %v", st.Blocks*512, err)
+	}
+	// A device tells of no holes.
+	null, err := os.Open("/dev/zero")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	plain := &Mapping{Bytes: make([]byte, 2*page), File: null}
+	if got := plain.NextData(page); got > 2*page {
+		t.Errorf("NextData of a device = %#x", got)
+	}
+}
+
 func TestMapSharedRefuses(t *testing.T) {
 	self := Process(os.Getpid())
 	_, private, _ := mapped(t, unix.MAP_PRIVATE)

@@ -24,6 +24,19 @@ func (m *Mapping) Close() error {
 	return errors.Join(unix.Munmap(m.whole), m.File.Close())
 }
 
+// NextData returns the first place of Bytes from off on that is in no hole of the
+// file, the end of Bytes where there is none. It allocates no page.
+func (m *Mapping) NextData(off uint64) uint64 {
+	at, err := unix.Seek(int(m.File.Fd()), m.Offset+int64(off), unix.SEEK_DATA)
+	switch {
+	case errors.Is(err, unix.ENXIO): // nothing but a hole from here
+		return uint64(len(m.Bytes))
+	case err != nil: // a file system that does not tell
+		return off
+	}
+	return min(max(off, uint64(at-m.Offset)), uint64(len(m.Bytes)))
+}
+
 // hugeAlign is the largest page size that a mapping is aligned to: an offset
 // into a hugetlbfs file must be a multiple of its page size, 1 GiB at most.
 const hugeAlign = 1 << 30

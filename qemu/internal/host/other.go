@@ -22,6 +22,9 @@ type Mapping struct {
 // Close does nothing: there is no mapping outside Linux.
 func (m *Mapping) Close() error { return nil }
 
+// NextData returns off.
+func (m *Mapping) NextData(off uint64) uint64 { return off }
+
 // Page is one page of a file, mapped shared.
 type Page struct{ Bytes []byte }
 
