@@ -182,3 +182,20 @@ func TestARMExpectations(t *testing.T) {
 		t.Error("a register of no snapshot was taken")
 	}
 }
+
+// KVM plants through the page tables of the half that the address is in.
+func TestARMTables(t *testing.T) {
+	r := &arch.Registers{ARM64: arch.ARM64Registers{On: true, SCTLR: 1, TCR: 2<<30 | 16<<16, TTBR0: 0x42007000, TTBR1: 0x000200004157b000}}
+	for a, want := range map[arch.GVA]arch.GPA{0xffff800008000000: 0x4157b000, 0xaaaa0000: 0x42007000} {
+		if _, root := tables(r, a); root != want {
+			t.Errorf("%v is mapped by %v, want %v", a, root, want)
+		}
+	}
+	x86 := &arch.Registers{CR0: arch.CR0PG, CR4: arch.CR4PAE, EFER: arch.EFERLMA, CR3: 0x1000}
+	if mode, root := tables(x86, 0xffffffff81000000); mode != arch.Paging4Level || root != 0x1000 {
+		t.Errorf("x86: %v at %v", mode, root)
+	}
+	if n, m := len(trapCode(arch.AMD64)), len(trapCode(arch.ARM64)); n != 1 || m != 4 {
+		t.Errorf("breakpoints are %d and %d bytes long", n, m)
+	}
+}

@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"bytes"
 	"errors"
 
 	"github.com/vitrine-vmi/vitrine/arch"
@@ -13,13 +14,32 @@ import (
 // leaves the byte. So a processor that maps the address is chosen before, and
 // the byte is looked at afterwards. An emulating QEMU (TCG) writes nothing.
 
-// int3 is what KVM writes.
+// On arm64 the same holds, with an instruction of four bytes and the page tables of
+// the kernel's half.
+
+// int3 is what KVM writes on x86.
 const int3 = 0xcc
 
 // planted is where KVM has written a breakpoint.
 type planted struct {
 	at   arch.GPA
-	orig byte
+	orig []byte
+}
+
+// trapCode returns what KVM writes for a breakpoint.
+func trapCode(a arch.Arch) []byte {
+	if a == arch.ARM64 {
+		return []byte{0x00, 0x00, 0x20, 0xd4} // brk #0
+	}
+	return []byte{int3}
+}
+
+// tables returns the page tables by which a processor maps a.
+func tables(r *arch.Registers, a arch.GVA) (arch.PagingMode, arch.GPA) {
+	if r.ARM64.On && int64(a) < 0 {
+		return r.ARM64.KernelMode(), r.ARM64.Kernel()
+	}
+	return r.PagingMode(), r.Root()
 }
 
 // choose makes the stub plant and remove breakpoints through a processor that
@@ -32,7 +52,8 @@ func (c *control) choose(a arch.GVA) (arch.GPA, error) {
 		if err != nil {
 			return 0, err
 		}
-		m, err := arch.Walk(c.m, r.PagingMode(), r.Root(), a)
+		mode, root := tables(r, a)
+		m, err := arch.Walk(c.m, mode, root, a)
 		if err == nil {
 			c.queue("Hc" + c.thread(cpu))
 			return m.Addr, nil
@@ -52,14 +73,14 @@ func (c *control) prepare(op byte, kind arch.BreakpointKind, a arch.GVA) error {
 	if err != nil || op != 'Z' {
 		return err
 	}
-	var b [1]byte
-	if _, err := c.m.ReadPhysical(b[:], at); err != nil {
+	b := make([]byte, len(trapCode(c.m.arch)))
+	if _, err := c.m.ReadPhysical(b, at); err != nil {
 		return err
 	}
 	if c.planted == nil {
 		c.planted = map[arch.GVA]planted{}
 	}
-	c.planted[a] = planted{at, b[0]}
+	c.planted[a] = planted{at, b}
 	return nil
 }
 
@@ -70,12 +91,12 @@ func (c *control) removed(a arch.GVA) error {
 		return nil
 	}
 	delete(c.planted, a)
-	var b [1]byte
-	if _, err := c.m.ReadPhysical(b[:], p.at); err != nil || b[0] != int3 || p.orig == int3 {
+	b, trap := make([]byte, len(p.orig)), trapCode(c.m.arch)
+	if _, err := c.m.ReadPhysical(b, p.at); err != nil || !bytes.Equal(b, trap) || bytes.Equal(p.orig, trap) {
 		return err
 	}
 	// The processors of KVM see memory as it is, code included.
-	return c.m.WritePhysical([]byte{p.orig}, p.at)
+	return c.m.WritePhysical(p.orig, p.at)
 }
 
 // removedAll does so for all breakpoints, after the stub has dropped them.

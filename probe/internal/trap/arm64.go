@@ -14,10 +14,11 @@ func (c *Config) site(a arch.GVA) (*site, error) {
 	if a%4 != 0 {
 		return nil, fmt.Errorf("hook %v: no instruction of arm64 starts there", a)
 	}
-	if _, err := c.Kernel.ReadUint32(a); err != nil {
+	in, err := c.Kernel.ReadUint32(a)
+	if err != nil {
 		return nil, fmt.Errorf("read code: %w", err)
 	}
-	return &site{as: c.Kernel, addr: a, arm: true}, nil
+	return &site{as: c.Kernel, addr: a, arm: true, word: in}, nil
 }
 
 // entry returns where to hook the entry of the function at a. On arm64 that is
@@ -47,7 +48,8 @@ const (
 	armMovFields  = armRd | 0x1f<<16
 	armCurrent    = 0xd538_4100 // mrs xd, sp_el0
 	armRd         = 0x1f
-	armZero       = 31 // the number of xzr
+	armZero       = 31          // the number of xzr
+	armBreak      = 0xd420_0000 // brk #0: what a hypervisor that holds breakpoints in guest memory puts there
 )
 
 // overARM does what the instruction at the site does, for those that functions
@@ -55,6 +57,9 @@ const (
 // system calls return to, the kernel fetches the current task.
 func (s *site) overARM(r *arch.Registers) bool {
 	in, err := s.as.ReadUint32(s.addr)
+	if in == armBreak {
+		in = s.word
+	}
 	return err == nil && emulateARM(in, &r.ARM64)
 }
 

@@ -453,6 +453,16 @@ func TestARMSites(t *testing.T) {
 			t.Errorf("entry at %v: %+v", a, s)
 		}
 	}
+	// A hypervisor's breakpoint in memory stands for what was there.
+	s, err := c.site(armText + 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.space.PutUint32(armText+4, 0xd4200000)
+	r := &arch.Registers{ARM64: arch.ARM64Registers{On: true, PC: uint64(armText + 4)}}
+	if !s.over(r) || r.PC() != armText+8 {
+		t.Errorf("a nop under a breakpoint was not done: pc %v", r.PC())
+	}
 	if s, err := c.entry(armText); err != nil || s.addr != armText+4 { // f0 begins with a landing pad
 		t.Errorf("entry behind a landing pad: %+v, %v", s, err)
 	}

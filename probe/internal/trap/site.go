@@ -16,8 +16,9 @@ type site struct {
 	code []byte // as it was when last decoded
 	inst x86dec.Inst
 
-	bits32 bool // it is 32-bit code
-	arm    bool // an instruction of AArch64: code and inst mean nothing
+	bits32 bool   // it is 32-bit code
+	arm    bool   // an instruction of AArch64: code and inst mean nothing
+	word   uint32 // that instruction, as it was before a breakpoint was put there
 }
 
 // newSite decodes the instruction at a.
