@@ -38,6 +38,7 @@ type confineLayout struct {
 	rootID                   member
 	nodeName, nodeParent     member
 	subsysName               member
+	cssSubsys, stateSubsys   member // where there is no symbol of their array
 }
 
 // proxied are the namespaces that hang in nsproxy: kind, its member there and
@@ -74,8 +75,11 @@ func (c *confineLayout) groups() []group {
 	return append(gs, proxy)
 }
 
-// resolve finds a flexible array, whose size is zero in the type information.
+// resolve finds a flexible array, whose size is zero in the type information, and
+// what is not part of a read.
 func (c *confineLayout) resolve(k facts) {
+	c.cssSubsys, _ = firstField(k, "css_set", "subsys")
+	c.stateSubsys, _ = firstField(k, "cgroup_subsys_state", "ss")
 	if m, err := k.Field("pid", "numbers"); err == nil && m.off <= maxShape {
 		c.pidNumbers = m.off
 	}
@@ -265,11 +269,32 @@ func (s *system) cgroup(link arch.GVA) (osi.Cgroup, error) {
 	return g, err
 }
 
-// controllers names the bits of a mask, by the array cgroup_subsys.
+// subsystem returns the address of controller n: by the array cgroup_subsys, or
+// in kernels without symbols of variables by the first task's group.
+func (s *system) subsystem(n int) (arch.GVA, error) {
+	if s.subsystems != 0 {
+		return s.kernel.ReadPointer(s.subsystems + arch.GVA(8*n))
+	}
+	l := &s.l.confine
+	if !l.cssSubsys.ok() || uint64(8*n) >= l.cssSubsys.size || !l.stateSubsys.ok() {
+		return 0, nil
+	}
+	first, err := s.readTask(s.initTask)
+	if err != nil || kernelPointer(first.cgroups) != nil {
+		return 0, err
+	}
+	state, err := s.kernel.ReadPointer(first.cgroups + arch.GVA(l.cssSubsys.off) + arch.GVA(8*n))
+	if err != nil || kernelPointer(state) != nil {
+		return 0, err
+	}
+	return s.kernel.ReadPointer(state + arch.GVA(l.stateSubsys.off))
+}
+
+// controllers names the bits of a mask.
 func (s *system) controllers(mask uint64) []string {
 	var out []string
-	for ; mask != 0 && s.subsystems != 0; mask &= mask - 1 {
-		at, err := s.kernel.ReadPointer(s.subsystems + arch.GVA(8*bits.TrailingZeros64(mask)))
+	for ; mask != 0; mask &= mask - 1 {
+		at, err := s.subsystem(bits.TrailingZeros64(mask))
 		if err == nil && kernelPointer(at) == nil {
 			at, err = s.kernel.ReadPointer(at + arch.GVA(s.l.confine.subsysName.off))
 		}

@@ -146,6 +146,17 @@ func TestConfinement(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" || err != nil {
 			t.Errorf("%v (-want +got):\n%s", err, diff)
 		}
+		// Without a symbol the first task leads to the controllers.
+		delete(w.f.symbols, "cgroup_subsys")
+		w.f.fields["css_set.subsys"], w.f.fields["cgroup_subsys_state.ss"] = member{400, 14 * 8}, member{16, 8}
+		first, state := w.alloc(), w.alloc()
+		w.set("task_struct", w.init, "cgroups", first)
+		w.s.PutUint64(first+400+8, uint64(state))
+		w.s.PutUint64(state+16, uint64(sub))
+		got, err = osi.ConfinementOf(t.Context(), w.open(), handleOf(task))
+		if diff := cmp.Diff(want, got); diff != "" || err != nil {
+			t.Errorf("without cgroup_subsys: %v (-want +got):\n%s", err, diff)
+		}
 		// A path that bites its tail.
 		for _, m := range []string{"__parent", "parent"} {
 			if _, ok := w.f.fields["kernfs_node."+m]; ok {
