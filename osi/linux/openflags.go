@@ -3,11 +3,11 @@ package linux
 import (
 	"fmt"
 	"strings"
+
+	"github.com/vitrine-vmi/vitrine/arch"
 )
 
-// Flags of open(2) by their numbers in the generic ABI, which x86 and arm64
-// kernels use but for four of them; arm64's O_DIRECTORY, O_NOFOLLOW, O_DIRECT
-// and O_LARGEFILE differ and are not known here yet.
+// Flags of open(2) by their numbers in the generic ABI.
 const (
 	oAccessMode = 0o3
 	oCloseExec  = 0o2000000
@@ -15,10 +15,7 @@ const (
 
 // openFlagNames is in the order in which strace shows them. O_SYNC and
 // O_TMPFILE hold the bits of O_DSYNC and O_DIRECTORY and come before them.
-var openFlagNames = []struct {
-	bits uint32
-	name string
-}{
+var openFlagNames = []openFlag{
 	{0o100, "O_CREAT"}, {0o200, "O_EXCL"}, {0o400, "O_NOCTTY"}, {0o1000, "O_TRUNC"},
 	{0o2000, "O_APPEND"}, {0o4000, "O_NONBLOCK"}, {0o4010000, "O_SYNC"}, {0o10000, "O_DSYNC"},
 	{0o20000, "O_ASYNC"}, {0o40000, "O_DIRECT"}, {0o100000, "O_LARGEFILE"},
@@ -26,11 +23,30 @@ var openFlagNames = []struct {
 	{0o1000000, "O_NOATIME"}, {oCloseExec, "O_CLOEXEC"}, {0o10000000, "O_PATH"},
 }
 
+// armFlagNames are the same for arm64, which has other numbers for four of them
+// (arch/arm64/include/uapi/asm/fcntl.h).
+var armFlagNames = []openFlag{
+	{0o100, "O_CREAT"}, {0o200, "O_EXCL"}, {0o400, "O_NOCTTY"}, {0o1000, "O_TRUNC"},
+	{0o2000, "O_APPEND"}, {0o4000, "O_NONBLOCK"}, {0o4010000, "O_SYNC"}, {0o10000, "O_DSYNC"},
+	{0o20000, "O_ASYNC"}, {0o200000, "O_DIRECT"}, {0o400000, "O_LARGEFILE"},
+	{0o20040000, "O_TMPFILE"}, {0o40000, "O_DIRECTORY"}, {0o100000, "O_NOFOLLOW"},
+	{0o1000000, "O_NOATIME"}, {oCloseExec, "O_CLOEXEC"}, {0o10000000, "O_PATH"},
+}
+
+type openFlag struct {
+	bits uint32
+	name string
+}
+
 // openFlags returns the flags in words; what has no word follows as a number.
-func openFlags(f uint32) string {
+func openFlags(a arch.Arch, f uint32) string {
+	known := openFlagNames
+	if a == arch.ARM64 {
+		known = armFlagNames
+	}
 	names := []string{[]string{"O_RDONLY", "O_WRONLY", "O_RDWR", "O_ACCMODE"}[f&oAccessMode]}
 	f &^= oAccessMode
-	for _, n := range openFlagNames {
+	for _, n := range known {
 		if f&n.bits == n.bits {
 			names = append(names, n.name)
 			f &^= n.bits
