@@ -163,6 +163,10 @@ func FuzzWalk(f *testing.F) {
 	for mode := range 6 {
 		f.Add(uint8(mode), uint64(0x1000), uint64(0xffffffff81000000), uint64(mode))
 	}
+	for mode := PagingARM39; mode <= PagingARM52User; mode++ {
+		f.Add(uint8(mode), uint64(0x1000), uint64(0xffffffff81000000), uint64(mode))
+		f.Add(uint8(mode), uint64(0x1040), uint64(0x3f81000000), uint64(mode))
+	}
 	f.Fuzz(func(t *testing.T, mode uint8, root, va, seed uint64) {
 		r := &countingReader{rnd: rand.New(rand.NewPCG(seed, seed))}
 		m, err := Walk(r, PagingMode(mode), GPA(root), GVA(va))
