@@ -110,7 +110,10 @@ func newARMFake(t testing.TB, o fakeOptions) *fake {
 func TestDescribeARM(t *testing.T) {
 	for _, l := range []kt.Layout{kt.Linux62, kt.Linux615, kt.Linux72} {
 		f := newARMFake(t, fakeOptions{layout: l})
-		for name, g := range map[string]*vitrine.Guest{"live": f.guest(), "image": f.image()} {
+		images := map[string]*vitrine.Guest{"live": f.guest(), "image": f.image()}
+		f.info.Arch = arch.AMD64 // what an image is taken for that does not tell
+		images["nameless image"] = f.image()
+		for name, g := range images {
 			checkARM(t, string(l)+" "+name, f, describe(t, g, nil))
 		}
 	}
@@ -118,7 +121,7 @@ func TestDescribeARM(t *testing.T) {
 
 func checkARM(t *testing.T, name string, f *fake, k *kernel.Kernel) {
 	t.Helper()
-	if k.Release() != fakeRelease || k.BuildID() != fakeID || k.Base() != armBase || k.Slide() != fakeSlide || k.Paging() != arch.PagingARM48 ||
+	if k.Release() != fakeRelease || k.BuildID() != fakeID || k.Base() != armBase || k.Slide() != fakeSlide || k.Paging() != arch.PagingARM48 || k.Arch() != arch.ARM64 ||
 		k.AddressSpace().Root() != f.space.Root() || k.PhysBase() != f.space.Phys(f.base)-armHead || !k.Types().Has("task_struct", "comm") {
 		t.Errorf("%s: %q %q base %v slide %#x paging %v root %v phys %v types %v", name, k.Release(), k.BuildID(), k.Base(), k.Slide(),
 			k.Paging(), k.AddressSpace().Root(), k.PhysBase(), k.Types().Available())

@@ -126,6 +126,15 @@ func (k *Kernel) Base() arch.GVA { return k.base }
 // bytes; 0 for an NT kernel, whose header tells only where it is.
 func (k *Kernel) Slide() uint64 { return k.slide }
 
+// Arch returns the instruction set that the kernel is made for, which an image of
+// its guest may not tell.
+func (k *Kernel) Arch() arch.Arch {
+	if m := k.space.Mode(); m != m.User() {
+		return arch.ARM64
+	}
+	return k.g.Arch()
+}
+
 // Paging returns the page-table format that the kernel uses.
 func (k *Kernel) Paging() arch.PagingMode { return k.space.Mode() }
 

@@ -103,7 +103,7 @@ func (s *Session) Info() event.Info {
 	k := s.kernel
 	return event.Info{
 		OS: s.sys.OS(), Release: k.Release(), Banner: k.Banner(),
-		Arch: s.guest.Arch().String(), Paging: k.Paging().String(), Slide: event.Addr(k.Slide()),
+		Arch: k.Arch().String(), Paging: k.Paging().String(), Slide: event.Addr(k.Slide()),
 		VCPUs: s.vcpus(), Facts: k.Facts(), Missing: k.Missing(),
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/arch"
 	"github.com/vitrine-vmi/vitrine/osi"
 	"github.com/vitrine-vmi/vitrine/vitrinetest"
@@ -143,7 +142,7 @@ func newWorld(t testing.TB, old bool) *world {
 }
 
 // newARMWorld makes a guest of arm64, whose processor's task is told by its run
-// queue.
+// queue. The guest does not say what its processor is, as some images do not.
 func newARMWorld(t testing.TB) *world {
 	t.Helper()
 	w := newWorldOf(t, false, arch.PagingARM48)
@@ -178,11 +177,6 @@ func newWorldOf(t testing.TB, old bool, mode arch.PagingMode) *world {
 func (w *world) open() *system {
 	w.t.Helper()
 	g := w.b.Guest()
-	if w.s.Mode() == arch.PagingARM48 {
-		info := g.Info()
-		info.Arch = arch.ARM64
-		g = vitrine.New(w.b, info)
-	}
 	s, err := open(w.t.Context(), g, w.f, g.AddressSpace(w.s.Mode(), w.s.Root()))
 	if err != nil {
 		w.t.Fatal(err)

@@ -158,7 +158,7 @@ func (s *system) fileAt(as *vitrine.AddressSpace, table fdTable, fd uint64, clos
 	if closeExec {
 		f.Flags |= oCloseExec
 	}
-	f.FlagNames = openFlags(s.g.Arch(), f.Flags)
+	f.FlagNames = openFlags(s.arm64(), f.Flags)
 	if f.Inode, err = names.inode(r.ptr(l.inode)); err == nil {
 		f.Path, err = names.path(pathKey{r.ptr(l.mnt), r.ptr(l.dentry)})
 	}

@@ -3,8 +3,6 @@ package linux
 import (
 	"fmt"
 	"strings"
-
-	"github.com/vitrine-vmi/vitrine/arch"
 )
 
 // Flags of open(2) by their numbers in the generic ABI.
@@ -39,9 +37,9 @@ type openFlag struct {
 }
 
 // openFlags returns the flags in words; what has no word follows as a number.
-func openFlags(a arch.Arch, f uint32) string {
+func openFlags(arm64 bool, f uint32) string {
 	known := openFlagNames
-	if a == arch.ARM64 {
+	if arm64 {
 		known = armFlagNames
 	}
 	names := []string{[]string{"O_RDONLY", "O_WRONLY", "O_RDWR", "O_ACCMODE"}[f&oAccessMode]}

@@ -182,7 +182,7 @@ func (s *system) Current(ctx context.Context, vcpu int) (osi.Thread, error) {
 
 // currentSlot returns where a processor keeps the pointer to its task.
 func (s *system) currentSlot(ctx context.Context, cpu int) (arch.GVA, error) {
-	if s.g.Arch() == arch.ARM64 {
+	if s.arm64() {
 		return s.runqueueSlot(ctx, cpu)
 	}
 	if s.l.pcpuHot.current.ok() {

@@ -57,6 +57,10 @@ func open(ctx context.Context, g *vitrine.Guest, k facts, kernel *vitrine.Addres
 	return s, nil
 }
 
+// arm64 reports whether the kernel is one of arm64, by its page tables: an image
+// may not tell what its processors were.
+func (s *system) arm64() bool { return s.kernel.Mode() != s.kernel.Mode().User() }
+
 // OS implements osi.System.
 func (s *system) OS() string { return "linux" }
 
