@@ -150,6 +150,7 @@ func (im *image) readSegments(b blob, h *elfHeader) ([]span, error) {
 	}
 	buf := make([]byte, h.entrySize)
 	flat := 0 // memory at physical address 0, as in cores of processes
+	var notes notesPlace
 	for i := range h.count {
 		off := h.segments + i*h.entrySize
 		if off < h.segments || off > b.size() {
@@ -161,7 +162,7 @@ func (im *image) readSegments(b blob, h *elfHeader) ([]span, error) {
 		s := h.segment(buf)
 		switch {
 		case s.kind == elfNote:
-			im.readNotes(b, s.off, s.filesz)
+			notes = notesPlace{end: s.off + s.filesz, missing: s.filesz - im.readNotes(b, s.off, s.filesz)}
 		case s.kind == elfLoad && s.memsz != 0:
 			if s.paddr == 0 && s.vaddr != 0 {
 				flat++
@@ -172,7 +173,39 @@ func (im *image) readSegments(b blob, h *elfHeader) ([]span, error) {
 	if flat > 1 && flat == len(spans) {
 		return nil, malformed("a core of one process: it tells no physical addresses")
 	}
+	if im.arch == arch.ARM64 {
+		notes.correct(spans, b.size())
+	}
 	return spans, nil
+}
+
+// notesPlace is where the notes of a core end by its header, and how many bytes of
+// that are none.
+type notesPlace struct{ end, missing uint64 }
+
+// correct moves memory to where it is. QEMU (7.2) takes the notes of all AArch64
+// processors with SVE for as long as the longest, writes those of others shorter,
+// and memory right behind them, so that it all lies before the place that the
+// header tells, and the file seems to be cut off. Nothing is done unless that
+// explains just what is missing.
+func (n notesPlace) correct(spans []span, size uint64) {
+	end := uint64(0)
+	for _, s := range spans {
+		if s.off < n.end && s.size != 0 {
+			return // memory does not lie behind the notes
+		}
+		if s.off < size {
+			end = max(end, s.off+s.size)
+		}
+	}
+	if n.missing == 0 || n.missing > n.end || end <= size || end-n.missing > size {
+		return
+	}
+	for i := range spans {
+		if spans[i].off < size {
+			spans[i].off -= n.missing
+		}
+	}
 }
 
 // spans returns the memory of a segment: what the file holds, and what it does

@@ -16,34 +16,40 @@ const maxCPUs = 8192
 // noteStatus is NT_PRSTATUS: the general registers of one processor.
 const noteStatus = 1
 
-// readNotes takes what it knows out of n bytes of notes at off. Notes that make
-// no sense end it: the image can be read without.
-func (im *image) readNotes(b blob, off, n uint64) {
+// readNotes takes what it knows out of n bytes of notes at off, and returns how
+// many of them were notes with names. Notes that make no sense end it: the image can be read
+// without.
+func (im *image) readNotes(b blob, off, n uint64) (used uint64) {
 	if off > b.size() {
-		return
+		return 0
 	}
 	n = min(n, b.size()-off, maxNotes)
 	p, err := bytesOf(b, off, n, maxNotes)
 	if err != nil {
-		return
+		return 0
 	}
 	c := guestio.NewCursor(p)
+	named := true
 	for c.Len() >= 12 {
 		nameSize, descSize, kind := c.Uint32(), c.Uint32(), c.Uint32()
 		if nameSize > 64 || uint64(descSize) > n {
-			return
+			return used
 		}
 		name := c.Bytes(int(nameSize))
 		c.Align(4)
 		desc := c.Bytes(int(descSize))
 		if c.Err() != nil {
-			return
+			return used
 		}
 		im.takeNote(string(bytes.TrimRight(name, "\x00")), kind, desc)
 		if c.Len() >= 4 {
 			c.Align(4)
 		}
+		if named = named && nameSize != 0; named {
+			used = uint64(len(p) - c.Len())
+		}
 	}
+	return used
 }
 
 func (im *image) takeNote(name string, kind uint32, desc []byte) {
