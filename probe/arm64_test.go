@@ -43,6 +43,34 @@ func TestChangesToARM64Registers(t *testing.T) {
 	}
 }
 
+func TestUserRoot(t *testing.T) {
+	f := newFake(t)
+	task, mm := f.task(5, 1, "x", 0, 0), tasks+0x3000
+	f.facts.mm, f.facts.pgd, f.facts.pgdSize = 0x80, 0x18, 8
+	f.space.PutUint64(task+0x80, uint64(mm))
+	f.space.PutUint64(mm+0x18, uint64(tasks+0x4880)) // of 128 bytes, with 52 bits of address
+	if got, ok := f.facts.userRoot(task); !ok || got != f.space.Phys(tasks+0x4880) {
+		t.Errorf("root %v, %v", got, ok)
+	}
+	for name, spoil := range map[string]func(){
+		"table outside of the kernel":  func() { f.space.PutUint64(mm+0x18, 0x1000) },
+		"table that is nowhere":        func() { f.space.PutUint64(mm+0x18, 1<<63) },
+		"kernel thread":                func() { f.space.PutUint64(task+0x80, 0) },
+		"kernel without these members": func() { f.facts.pgdSize = 0 },
+	} {
+		f.space.PutUint64(task+0x80, uint64(mm))
+		f.space.PutUint64(mm+0x18, uint64(tasks+0x4880))
+		f.facts.pgdSize = 8
+		spoil()
+		if got, ok := f.facts.userRoot(task); ok {
+			t.Errorf("%s: root %v", name, got)
+		}
+	}
+	if got, ok := f.facts.userRoot(0); ok {
+		t.Errorf("no task: root %v", got)
+	}
+}
+
 // Implants are machine code of x86.
 func TestEnginesOfARM64(t *testing.T) {
 	g := vitrine.New(vitrinetest.New(), vitrine.Info{Arch: arch.ARM64, CPUs: 1, Live: true})

@@ -65,6 +65,7 @@ func (s *Session) newTrap() engine.Engine {
 		Machine:    machine,
 		Guest:      s.g,
 		ARM64:      s.g.Arch() == arch.ARM64,
+		UserRoot:   s.facts.userRoot,
 		Kernel:     s.k.AddressSpace(),
 		Current:    s.facts.current,
 		StackField: s.facts.stack,

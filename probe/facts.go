@@ -25,6 +25,9 @@ type facts struct {
 	pid, tgid, comm, parent, cred, uid, stack uint64
 	leader, start                             uint64
 	stackSize                                 uint64
+	// mm and pgd lead from a task to its program's page table; pgdSize is 0 where
+	// that is not known.
+	mm, pgd, pgdSize uint64
 	// about is what describes a task, nil where the kernel's types lack some of it.
 	about *engine.AboutOffsets
 }
@@ -63,10 +66,37 @@ func findFacts(k *kernel.Kernel) (*facts, error) {
 		f.about = nil // only probes that describe need it
 	}
 	if k.Guest().Arch() == arch.ARM64 {
-		return f, nil // a register has it
+		f.findTables(k)
+		return f, nil // a register has the current task
 	}
 	f.current, err = currentTask(k)
 	return f, err
+}
+
+// findTables notes where a task's page table is.
+func (f *facts) findTables(k *kernel.Kernel) {
+	mm, err1 := k.Types().Field("task_struct", "mm")
+	pgd, err2 := k.Types().Field("mm_struct", "pgd")
+	if err1 == nil && err2 == nil {
+		f.mm, f.pgd, f.pgdSize = mm.Offset, pgd.Offset, pgd.Size
+	}
+}
+
+// userRoot returns a task's own page table; see trap.Config.
+func (f *facts) userRoot(task arch.GVA) (arch.GPA, bool) {
+	if task == 0 || f.pgdSize == 0 {
+		return 0, false
+	}
+	mm := f.pointer(task, f.mm)
+	if !inKernel(mm) {
+		return 0, false // a kernel thread
+	}
+	pgd := f.pointer(mm, f.pgd)
+	if !inKernel(pgd) {
+		return 0, false
+	}
+	root, err := f.kernel.Translate(pgd)
+	return root, err == nil
 }
 
 // stackSize returns the size of a task's kernel stack (THREAD_SIZE), measured

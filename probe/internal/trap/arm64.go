@@ -38,6 +38,21 @@ func (c *Config) entry(a arch.GVA) (*site, error) {
 	return c.site(a)
 }
 
+// root returns the page table of the process that the processor runs.
+func (e *Engine) root(task arch.GVA, r *arch.Registers) arch.GPA {
+	use := r.Root()
+	if !r.ARM64.On || use != r.ARM64.Kernel()-arch.PageSize || e.cfg.UserRoot == nil {
+		return use
+	}
+	// An empty table, reserved_pg_dir, the page before the kernel's own
+	// (arch/arm64/kernel/vmlinux.lds.S): where processors lack PAN, the kernel uses
+	// it to keep itself from a program's memory, but while it means to copy.
+	if own, ok := e.cfg.UserRoot(task); ok {
+		return own
+	}
+	return use
+}
+
 // Instructions of AArch64 (Arm ARM, C6.2) and their register fields.
 const (
 	armNop        = 0xd503_201f

@@ -417,6 +417,25 @@ func TestARMSkip(t *testing.T) {
 	}
 }
 
+// Where the kernel has put a program's page table away, the task leads to it.
+func TestARMRoot(t *testing.T) {
+	r := &arch.Registers{ARM64: arch.ARM64Registers{On: true, SCTLR: 1, TCR: 2<<30 | 16<<16, TTBR0: 0x42007000, TTBR1: 0x000200004157b000}}
+	e := New(Config{ARM64: true, UserRoot: func(task arch.GVA) (arch.GPA, bool) { return 0x7000, task == 1 }})
+	check := func(e *Engine, task arch.GVA, want arch.GPA) {
+		t.Helper()
+		if got := e.root(task, r); got != want {
+			t.Errorf("TTBR0 %#x, task %v: root %v, want %v", r.ARM64.TTBR0, task, got, want)
+		}
+	}
+	check(e, 1, 0x42007000)
+	r.ARM64.TTBR0 = 0x0123_0000_4157_a000
+	check(e, 1, 0x7000)
+	check(e, 2, 0x4157a000)
+	check(New(Config{ARM64: true}), 1, 0x4157a000)
+	r = &arch.Registers{CR0: arch.CR0PG, CR4: arch.CR4PAE, EFER: arch.EFERLMA, CR3: 0x1000}
+	check(e, 1, 0x1000)
+}
+
 func TestEmulateARM(t *testing.T) {
 	r := arch.ARM64Registers{PC: 0x1000, SPEL0: 77}
 	r.X[1], r.X[30] = 0x1_0000_0001, 5

@@ -45,7 +45,8 @@ func (e *Engine) newHit(p *engine.Point, cpu int, r *arch.Registers) *engine.Hit
 			at = t
 		}
 	}
-	e.hit = engine.Hit{Point: p, CPU: cpu, Task: e.current(r), Time: at, Ran: ran, Root: r.Root(), Regs: r}
+	task := e.current(r)
+	e.hit = engine.Hit{Point: p, CPU: cpu, Task: task, Time: at, Ran: ran, Root: e.root(task, r), Regs: r}
 	return &e.hit
 }
 

@@ -25,6 +25,9 @@ type Config struct {
 	// ARM64 says that the guest's processors are AArch64 ones: their kernel keeps
 	// the current task in SP_EL0, and Current means nothing.
 	ARM64 bool
+	// UserRoot returns the top page table of a task's program, where the kernel has
+	// put it away (arm64, CONFIG_ARM64_SW_TTBR0_PAN); false where it has none.
+	UserRoot func(task arch.GVA) (arch.GPA, bool)
 	// Current is where a processor's current task pointer is, relative to its
 	// GS base.
 	Current arch.GVA
