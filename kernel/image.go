@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"errors"
+	"fmt"
 
 	vitrine "github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/arch"
@@ -38,7 +39,7 @@ func (r run) end() arch.GVA { return r.va + arch.GVA(r.size) }
 // image is what one set of page tables maps where a Linux kernel has its image.
 type image struct {
 	g    *vitrine.Guest
-	low  arch.GVA // no memory but the image is mapped from here on as far as pointers go
+	low  arch.GVA // where it was looked for: pointers from here on lead to no memory but it
 	mode arch.PagingMode
 	root arch.GPA
 	runs []run  // in address order
@@ -62,12 +63,25 @@ func (r root) belongs(va arch.GVA, pa arch.GPA) bool {
 	return r.stext == 0 || uint64(va)-uint64(pa) == r.off
 }
 
+// noImage is the error for page tables without the image.
+func (r root) noImage() error {
+	if r.stext == 0 {
+		return errNoImage
+	}
+	return fmt.Errorf("page tables at %v map no kernel image at %v, as vmcoreinfo has it", r.addr, r.stext)
+}
+
 // mapImage lists what the page tables at a root map of the kernel image.
 func mapImage(g *vitrine.Guest, at root) (*image, error) {
 	low, high := at.span()
 	im := &image{g: g, low: low, mode: at.mode, root: at.addr}
 	tables := &tableReader{r: g, pages: map[arch.GPA]*[arch.PageSize]byte{}}
 	ram := g.Regions()
+	if at.stext != 0 { // most notes that are none of a kernel's end here
+		if m, err := arch.Walk(tables, at.mode, at.addr, at.stext); err != nil || !at.belongs(at.stext, m.Addr) {
+			return nil, at.noImage()
+		}
+	}
 	for va := low; va < high && im.size < maxImage; {
 		m, err := arch.Walk(tables, at.mode, at.addr, va)
 		if err != nil {
@@ -82,11 +96,11 @@ func mapImage(g *vitrine.Guest, at root) (*image, error) {
 		}
 		va = start + arch.GVA(m.Size)
 		if len(im.runs) > maxRuns {
-			return nil, errNoImage
+			return nil, at.noImage()
 		}
 	}
 	if im.size < minImage {
-		return nil, errNoImage
+		return nil, at.noImage()
 	}
 	return im, nil
 }
