@@ -76,7 +76,7 @@ func (d *describer) look(ctx context.Context) *sighting {
 	for cpu := range min(d.g.CPUs(), maxCPUs) {
 		r, err := d.g.Registers(ctx, cpu)
 		if err != nil {
-			return nil
+			continue // an image, or a processor that runs 32-bit code, of which QEMU prints others
 		}
 		seen.add(d.g, cpu, r)
 	}
