@@ -99,6 +99,7 @@ func TestRealGuests(t *testing.T) {
 			t.Run("symbols", func(t *testing.T) { checkSymbols(t, vm, k) })
 			t.Run("modules", func(t *testing.T) { checkModules(t, vm, k) })
 			t.Run("types", func(t *testing.T) { checkTypes(t, k) })
+			t.Run("all types", func(t *testing.T) { compareTypes(t, k) })
 			t.Run("percpu", func(t *testing.T) { checkPerCPU(t, k, c.vm.CPUs) })
 			t.Run("syscalls", func(t *testing.T) { checkSyscalls(t, k) })
 		})

@@ -140,7 +140,7 @@ func (t *Types) Source(structName, path string) string {
 }
 
 // Enum returns the value of an enumerator. An empty enum name means any,
-// anonymous ones included; the first such call reads all types (0.1 s). The
+// anonymous ones included, which takes a millisecond. The
 // error wraps ErrNoType.
 func (t *Types) Enum(enum, name string) (int64, error) {
 	if t.nt != nil && t.nt.exact != nil {

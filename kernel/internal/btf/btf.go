@@ -1,24 +1,28 @@
-// Package btf looks up types in a BTF blob read from a guest.
+// Package btf looks up types in a BTF blob read from a guest
+// (Documentation/bpf/btf.rst).
 //
-// The decoder is github.com/cilium/ebpf/btf. This package bounds what it is
-// given, turns a panic on hostile bytes into an error, and resolves paths
-// through anonymous members. A Spec may be used concurrently.
+// It decodes nothing before it is asked for: a kernel has some 100,000 types,
+// and who lists processes asks for fifty. So a blob is gone through once, for
+// where each type starts and what its name is, and members are read where they
+// lie. Every read is bounded and every walk has a budget. A Spec may be used
+// concurrently. What it says is held against github.com/cilium/ebpf/btf by a
+// test.
 package btf
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
-
-	"github.com/cilium/ebpf/btf"
 )
 
 // MaxSize is the largest blob that is decoded; Debian's are about 4 MiB.
 const MaxSize = 64 << 20
 
-const magic = 0xeb9f
+const (
+	magic      = 0xeb9f
+	headerSize = 24
+)
 
 // Errors of lookups and decoding.
 var (
@@ -28,38 +32,44 @@ var (
 	ErrNotFound = errors.New("not found")
 )
 
-// Spec is a decoded blob.
+// Spec is a blob whose types are known by number and by name.
 type Spec struct {
-	mu     sync.Mutex // guards spec, which caches while it is read
-	spec   *btf.Spec
-	consts map[string]int64 // values of all enums, built at the first use
+	// Immutable after Load.
+	types   []byte   // section of types
+	strings []byte   // section of strings
+	starts  []uint32 // where each type starts in types, by number; 0 is void
+	data    *index   // of types that data has
+
+	functions func() *index // of functions, made at its first use
 }
 
-// Load decodes a blob. It keeps a copy of what it needs.
-func Load(blob []byte) (s *Spec, err error) {
+// Load takes a blob, which nobody may change afterwards.
+func Load(blob []byte) (*Spec, error) {
 	if err := checkHeader(blob); err != nil {
 		return nil, fmt.Errorf("load BTF: %w", err)
 	}
-	defer rescue(&err)
-	spec, err := btf.LoadSpecFromReader(bytes.NewReader(blob))
-	if err != nil {
+	le := binary.LittleEndian
+	body := blob[le.Uint32(blob[4:]):]
+	section := func(at int) []byte { return body[le.Uint32(blob[at:]):][:le.Uint32(blob[at+4:])] }
+	s := &Spec{types: section(8), strings: section(16)}
+	if err := s.findTypes(); err != nil {
 		return nil, fmt.Errorf("load BTF: %w", err)
 	}
-	return &Spec{spec: spec}, nil
+	s.data = s.index(kind.namesData)
+	s.functions = sync.OnceValue(func() *index { return s.index(func(k kind) bool { return k == kindFunc }) })
+	return s, nil
 }
 
-// checkHeader keeps everything but BTF away from the decoder, which would try
-// ELF next. Format: Documentation/bpf/btf.rst, section 2.
+// checkHeader checks that the sections lie within the blob.
 func checkHeader(b []byte) error {
-	const size = 24
-	if len(b) < size || len(b) > MaxSize {
+	if len(b) < headerSize || len(b) > MaxSize {
 		return fmt.Errorf("%d bytes: %w", len(b), ErrFormat)
 	}
 	le := binary.LittleEndian
 	if le.Uint16(b) != magic || b[2] != 1 {
 		return fmt.Errorf("magic %#x, version %d: %w", le.Uint16(b), b[2], ErrFormat)
 	}
-	if n := Extent(b); n == 0 || n > len(b) || le.Uint32(b[4:]) < size {
+	if n := Extent(b); n == 0 || n > len(b) || le.Uint32(b[4:]) < headerSize {
 		return fmt.Errorf("sections end at %d of %d bytes: %w", n, len(b), ErrFormat)
 	}
 	return nil
@@ -68,8 +78,7 @@ func checkHeader(b []byte) error {
 // Extent returns how many bytes the blob at the start of b says that it has, 0
 // when it is no BTF. The number may be larger than b.
 func Extent(b []byte) int {
-	const size = 24
-	if len(b) < size || binary.LittleEndian.Uint16(b) != magic {
+	if len(b) < headerSize || binary.LittleEndian.Uint16(b) != magic {
 		return 0
 	}
 	le := binary.LittleEndian
@@ -82,67 +91,23 @@ func Extent(b []byte) int {
 	return 0
 }
 
-// rescue turns a panic of the decoder into an error.
-func rescue(err *error) {
-	if r := recover(); r != nil {
-		*err = fmt.Errorf("decode BTF: %v: %w", r, ErrFormat)
-	}
-}
-
-// types returns all types of that name.
-func (s *Spec) types(name string) ([]btf.Type, error) {
-	ts, err := s.spec.AnyTypesByName(name)
-	if errors.Is(err, btf.ErrNotFound) || (err == nil && len(ts) == 0) {
-		return nil, fmt.Errorf("type %q: %w", name, ErrNotFound)
-	}
-	return ts, err
-}
-
-// composite returns the structures and unions of that name, those behind a
-// typedef of the name last.
-func (s *Spec) composites(name string) ([]btf.Type, error) {
-	ts, err := s.types(name)
-	if err != nil {
-		return nil, err
-	}
-	var direct, behind []btf.Type
-	for _, t := range ts {
-		if members(t) != nil {
-			direct = append(direct, t)
-		} else if td, ok := t.(*btf.Typedef); ok && members(btf.UnderlyingType(td)) != nil {
-			behind = append(behind, btf.UnderlyingType(td))
+// findTypes notes where each type starts.
+func (s *Spec) findTypes() error {
+	s.starts = make([]uint32, 1, 1+len(s.types)/20) // about what kernels have
+	for at := 0; at < len(s.types); {
+		if len(s.types)-at < typeSize {
+			return fmt.Errorf("type %d is cut off: %w", len(s.starts), ErrFormat)
 		}
-	}
-	if direct = append(direct, behind...); len(direct) == 0 {
-		return nil, fmt.Errorf("structure %q: %w", name, ErrNotFound)
-	}
-	return direct, nil
-}
-
-// members returns the members of a structure or union, nil for other types.
-func members(t btf.Type) []btf.Member {
-	switch t := t.(type) {
-	case *btf.Struct:
-		return t.Members
-	case *btf.Union:
-		return t.Members
+		info := binary.LittleEndian.Uint32(s.types[at+4:])
+		k := kindOf(info)
+		if k == 0 || k >= kindCount {
+			return fmt.Errorf("type %d is of kind %d: %w", len(s.starts), k, ErrFormat)
+		}
+		s.starts = append(s.starts, uint32(at))
+		at += typeSize + trailing[k].once + int(info&maxMembers)*trailing[k].each
+		if at > len(s.types) {
+			return fmt.Errorf("type %d is cut off: %w", len(s.starts)-1, ErrFormat)
+		}
 	}
 	return nil
-}
-
-// Size returns the size of a named type in bytes.
-func (s *Spec) Size(name string) (n uint64, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	defer rescue(&err)
-	ts, err := s.types(name)
-	if err != nil {
-		return 0, err
-	}
-	for _, t := range ts {
-		if size, err := btf.Sizeof(t); err == nil {
-			return uint64(size), nil
-		}
-	}
-	return 0, fmt.Errorf("type %q has no size: %w", name, ErrNotFound)
 }

@@ -5,8 +5,6 @@ import (
 	"math"
 	"strconv"
 	"strings"
-
-	"github.com/cilium/ebpf/btf"
 )
 
 // Field is where a member lies.
@@ -18,15 +16,9 @@ type Field struct {
 	Type      string // the member's type as C writes it
 }
 
-// maxDepth bounds the steps of a path and tags in a row.
-const maxDepth = 32
-
 // Field resolves a path such as "thread.sp" or "children[2].next" in the
 // structure or union name. Anonymous members are looked into.
-func (s *Spec) Field(name, path string) (f Field, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	defer rescue(&err)
+func (s *Spec) Field(name, path string) (Field, error) {
 	outer, err := s.composites(name)
 	if err != nil {
 		return Field{}, err
@@ -35,9 +27,10 @@ func (s *Spec) Field(name, path string) (f Field, err error) {
 	if err != nil {
 		return Field{}, err
 	}
+	budget := maxVisits
 	for _, t := range outer {
-		f, err = resolve(t, steps)
-		if err == nil {
+		var f Field
+		if f, err = s.resolve(t, steps, &budget); err == nil {
 			return f, nil
 		}
 	}
@@ -71,160 +64,113 @@ func parsePath(path string) ([]step, error) {
 	return steps, nil
 }
 
-func resolve(t btf.Type, steps []step) (Field, error) {
+func (s *Spec) resolve(i id, steps []step, budget *int) (Field, error) {
 	var bits uint64
-	var bitSize uint32
-	budget := maxVisits
+	var width uint32
 	for _, st := range steps {
-		t = btf.UnderlyingType(t)
-		bitSize = 0
+		i, width = s.underlying(i), 0
 		if st.name == "" {
-			a, ok := t.(*btf.Array)
-			if !ok {
-				return Field{}, fmt.Errorf("[%d] of what is no array: %w", st.index, ErrNotFound)
-			}
-			size, err := btf.Sizeof(a.Type)
+			elem, at, err := s.element(i, st.index)
 			if err != nil {
 				return Field{}, err
 			}
-			if a.Nelems != 0 && st.index >= uint64(a.Nelems) { // 0: a flexible array
-				return Field{}, fmt.Errorf("[%d] of %d elements: %w", st.index, a.Nelems, ErrNotFound)
-			}
-			bits += st.index * uint64(size) * 8
-			t = a.Type
+			bits += at
+			i = elem
 			continue
 		}
-		m, at, ok := findMember(t, st.name, &budget)
+		m, at, ok := s.member(i, st.name, budget)
 		if !ok {
 			return Field{}, fmt.Errorf("no member %q: %w", st.name, ErrNotFound)
 		}
 		bits += at
-		bitSize = uint32(m.BitfieldSize)
-		t = m.Type
+		i, width = m.typ, m.width
 	}
-	size, err := btf.Sizeof(t)
-	if err != nil || size < 0 || bits > math.MaxUint32*8 {
-		size = 0 // a flexible array, or a type that is only declared
+	size, ok := s.sizeof(i)
+	if !ok || bits > math.MaxUint32*8 {
+		size = 0 // a type that is only declared
 	}
-	f := Field{Offset: bits / 8, Size: uint64(size), BitSize: bitSize, Type: CName(t)}
-	if bitSize != 0 {
+	f := Field{Offset: bits / 8, Size: size, BitSize: width, Type: s.typeName(i)}
+	if width != 0 {
 		f.BitOffset = uint32(bits % 8)
 	}
 	return f, nil
 }
 
-// maxVisits bounds how many types one look-up or one name may go through: types
-// that contain themselves would otherwise take exponential time. Real
-// structures nest anonymous members a few deep, and at most a few dozen.
-const maxVisits = 1024
+// element returns the type of an array's elements and where one of them lies,
+// in bits.
+func (s *Spec) element(i id, index uint64) (elem id, bits uint64, err error) {
+	t := s.at(i)
+	if t.kind != kindArray {
+		return 0, 0, fmt.Errorf("[%d] of what is no array: %w", index, ErrNotFound)
+	}
+	elem, n := t.array()
+	size, ok := s.sizeof(elem)
+	if !ok || size > math.MaxUint32 {
+		return 0, 0, fmt.Errorf("[%d] of elements without a size: %w", index, ErrNotFound)
+	}
+	if n != 0 && index >= uint64(n) { // 0: a flexible array
+		return 0, 0, fmt.Errorf("[%d] of %d elements: %w", index, n, ErrNotFound)
+	}
+	return elem, index * size * 8, nil // an index has 31 bits
+}
 
-// findMember looks for a member by name, also in anonymous members, and returns
-// it with its bit offset from t. It takes each type visited off the budget.
-func findMember(t btf.Type, name string, budget *int) (btf.Member, uint64, bool) {
-	ms := members(t)
-	for _, m := range ms {
-		if m.Name == name {
-			return m, uint64(m.Offset), true
+// maxVisits bounds how many members one look-up may go through: types that
+// contain themselves would otherwise take exponential time. Real structures have
+// some hundreds and nest anonymous ones a few deep.
+const maxVisits = 1 << 17
+
+// member is one of a structure or union.
+type member struct {
+	name  uint32
+	typ   id
+	bits  uint64 // where it lies, in bits
+	width uint32 // bits of a bit-field, else 0
+}
+
+// members returns the n-th member of t.
+func (s *Spec) members(t typ, n int) member {
+	m := member{name: t.word(3 * n), typ: id(t.word(3*n + 1)), bits: uint64(t.word(3*n + 2))}
+	if t.flag {
+		m.bits, m.width = m.bits&0xffffff, uint32(m.bits>>24)
+		return m
+	}
+	// pahole until 1.13 has the bits in a type of their own.
+	if in := s.at(m.typ); in.kind == kindInt {
+		if v := in.word(0); v>>16&0xff != 0 || (v&0xff+7)/8 != in.number {
+			m.bits, m.width = m.bits+uint64(v>>16&0xff), v&0xff
 		}
 	}
-	for _, m := range ms {
-		if m.Name != "" {
+	return m
+}
+
+// member looks for a member by name, also in anonymous members, and returns it
+// with its place in i, in bits. It takes each member seen off the budget.
+func (s *Spec) member(i id, name string, budget *int) (m member, bits uint64, ok bool) {
+	t := s.at(i)
+	if !t.composite() {
+		return member{}, 0, false
+	}
+	anonymous := false
+	for n := range t.n {
+		if *budget--; *budget < 0 {
+			return member{}, 0, false
+		}
+		off := t.word(3 * n)
+		if s.is(off, name) {
+			m := s.members(t, n)
+			return m, m.bits, true
+		}
+		anonymous = anonymous || s.is(off, "")
+	}
+	for n := 0; anonymous && n < t.n && *budget > 0; n++ {
+		*budget--
+		in := s.members(t, n)
+		if !s.is(in.name, "") {
 			continue
 		}
-		if *budget--; *budget < 0 {
-			break
-		}
-		if in, at, ok := findMember(btf.UnderlyingType(m.Type), name, budget); ok {
-			return in, uint64(m.Offset) + at, true
+		if m, at, ok := s.member(s.underlying(in.typ), name, budget); ok {
+			return m, in.bits + at, true
 		}
 	}
-	return btf.Member{}, 0, false
-}
-
-// CName writes a type as C does, without the name that it declares. Parts
-// beyond what a name may hold are dots.
-func CName(t btf.Type) string {
-	n := namer{budget: maxVisits / 8}
-	return n.name(t)
-}
-
-// namer writes one name.
-type namer struct{ budget int }
-
-func (n *namer) name(t btf.Type) string {
-	if n.budget--; n.budget < 0 {
-		return "..."
-	}
-	switch t := t.(type) {
-	case *btf.Pointer:
-		return n.pointer(t)
-	case *btf.Array:
-		return fmt.Sprintf("%s[%d]", n.name(t.Type), t.Nelems)
-	case *btf.Const:
-		if p, ok := t.Type.(*btf.Pointer); ok {
-			return n.pointer(p) + " const"
-		}
-		return "const " + n.name(t.Type)
-	case *btf.Volatile:
-		return "volatile " + n.name(t.Type)
-	case *btf.Restrict:
-		return n.name(t.Type)
-	case *btf.TypeTag:
-		return n.name(t.Type)
-	case *btf.Struct:
-		return "struct " + named(t.Name)
-	case *btf.Union:
-		return "union " + named(t.Name)
-	case *btf.Enum:
-		return "enum " + named(t.Name)
-	case *btf.Fwd:
-		return t.Kind.String() + " " + named(t.Name)
-	case *btf.FuncProto:
-		return n.function(t, "")
-	case *btf.Void:
-		return "void"
-	}
-	return named(t.TypeName())
-}
-
-func (n *namer) pointer(p *btf.Pointer) string {
-	to := p.Target
-	for range maxDepth { // tags such as __user stand between a pointer and its target
-		tag, ok := to.(*btf.TypeTag)
-		if !ok {
-			break
-		}
-		to = tag.Type
-	}
-	if f, ok := to.(*btf.FuncProto); ok {
-		return n.function(f, "*")
-	}
-	s := n.name(to)
-	if strings.HasSuffix(s, "*") {
-		return s + "*"
-	}
-	return s + " *"
-}
-
-func (n *namer) function(f *btf.FuncProto, star string) string {
-	var params []string
-	for _, p := range f.Params {
-		if n.budget <= 0 {
-			params = append(params, "...")
-			break
-		}
-		params = append(params, n.name(p.Type))
-	}
-	ret := n.name(f.Return)
-	if star == "" {
-		return fmt.Sprintf("%s (%s)", ret, strings.Join(params, ", "))
-	}
-	return fmt.Sprintf("%s (%s)(%s)", ret, star, strings.Join(params, ", "))
-}
-
-func named(s string) string {
-	if s == "" {
-		return "{...}"
-	}
-	return s
+	return member{}, 0, false
 }

@@ -1,10 +1,6 @@
 package btf
 
-import (
-	"fmt"
-
-	"github.com/cilium/ebpf/btf"
-)
+import "fmt"
 
 // Param is a parameter of a function.
 type Param struct {
@@ -22,96 +18,88 @@ type Func struct {
 	Variadic bool
 }
 
+// maxParams bounds the parameters of a function: a kernel's have a dozen at most.
+const maxParams = 255
+
 // Func returns the prototype of a kernel function.
-func (s *Spec) Func(name string) (f *Func, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	defer rescue(&err)
-	ts, err := s.types(name)
-	if err != nil {
-		return nil, err
-	}
-	for _, t := range ts {
-		fn, ok := t.(*btf.Func)
-		if !ok {
-			continue
-		}
-		if proto, ok := fn.Type.(*btf.FuncProto); ok {
-			return prototype(name, proto), nil
+func (s *Spec) Func(name string) (*Func, error) {
+	for _, i := range s.find(s.functions(), name) {
+		if proto := s.at(s.at(i).to()); proto.kind == kindFuncProto && proto.n <= maxParams {
+			return s.prototype(name, proto), nil
 		}
 	}
 	return nil, fmt.Errorf("function %q: %w", name, ErrNotFound)
 }
 
-func prototype(name string, proto *btf.FuncProto) *Func {
-	f := &Func{Name: name, Return: CName(proto.Return)}
-	for i, p := range proto.Params {
-		if _, void := p.Type.(*btf.Void); void && p.Name == "" && i == len(proto.Params)-1 {
+func (s *Spec) prototype(name string, proto typ) *Func {
+	f := &Func{Name: name, Return: s.typeName(proto.to())}
+	for i := range proto.n {
+		p, t := string(s.text(proto.word(2*i))), id(proto.word(2*i+1))
+		if t == 0 && p == "" && i == proto.n-1 {
 			f.Variadic = true
 			break
 		}
-		size, err := btf.Sizeof(p.Type)
-		if err != nil || size < 0 {
-			size = 0
-		}
-		agg := members(btf.UnderlyingType(p.Type)) != nil
-		f.Params = append(f.Params, Param{Name: p.Name, Type: CName(p.Type), Size: uint64(size), Aggregate: agg})
+		size, _ := s.sizeof(t)
+		f.Params = append(f.Params, Param{Name: p, Type: s.typeName(t), Size: size, Aggregate: s.at(s.underlying(t)).composite()})
 	}
 	return f
 }
 
 // Enum returns the value of an enumerator. With an empty enum name all enums
-// are searched, the anonymous ones included, which reads every type once.
-func (s *Spec) Enum(enum, name string) (v int64, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	defer rescue(&err)
+// are searched, the anonymous ones included, which takes a millisecond; of
+// several that have it the last one counts.
+func (s *Spec) Enum(enum, name string) (int64, error) {
 	if enum == "" {
 		return s.constant(name)
 	}
-	ts, err := s.types(enum)
+	ts, err := s.named(enum)
 	if err != nil {
 		return 0, err
 	}
-	for _, t := range ts {
-		e, ok := btf.UnderlyingType(t).(*btf.Enum)
-		if !ok {
-			continue
-		}
-		for _, ev := range e.Values {
-			if ev.Name == name {
-				return value(e, ev), nil
-			}
+	for _, i := range ts {
+		if v, ok := s.enumerator(s.at(s.underlying(i)), name); ok {
+			return v, nil
 		}
 	}
 	return 0, fmt.Errorf("enum %q, value %q: %w", enum, name, ErrNotFound)
 }
 
-// value widens an enumerator: the decoder keeps 32-bit signed ones sign-extended.
-func value(e *btf.Enum, ev btf.EnumValue) int64 {
-	if e.Signed && e.Size == 4 {
-		return int64(int32(ev.Value))
-	}
-	return int64(ev.Value)
-}
-
 func (s *Spec) constant(name string) (int64, error) {
-	if s.consts == nil {
-		consts := map[string]int64{}
-		for t, err := range s.spec.All() {
-			if err != nil {
-				return 0, err
-			}
-			if e, ok := t.(*btf.Enum); ok {
-				for _, ev := range e.Values {
-					consts[ev.Name] = value(e, ev)
-				}
-			}
+	for i := len(s.starts) - 1; i > 0; i-- {
+		if v, ok := s.enumerator(s.at(id(i)), name); ok {
+			return v, nil
 		}
-		s.consts = consts
-	}
-	if v, ok := s.consts[name]; ok {
-		return v, nil
 	}
 	return 0, fmt.Errorf("enumerator %q: %w", name, ErrNotFound)
+}
+
+// enumerator returns the value of that name in t.
+func (s *Spec) enumerator(t typ, name string) (int64, bool) {
+	for n := range t.values() {
+		if off, v := t.value(n); s.is(off, name) {
+			return v, true
+		}
+	}
+	return 0, false
+}
+
+// values is the number of enumerators of t.
+func (t typ) values() int {
+	if t.kind == kindEnum || t.kind == kindEnum64 {
+		return t.n
+	}
+	return 0
+}
+
+// value returns where the name of the n-th enumerator is, and its value. Of
+// unsigned ones those of 32 bits are not sign-extended.
+func (t typ) value(n int) (name uint32, v int64) {
+	if t.kind == kindEnum64 {
+		return t.word(3 * n), int64(uint64(t.word(3*n+2))<<32 | uint64(t.word(3*n+1)))
+	}
+	v = int64(t.word(2*n + 1))
+	if t.flag {
+		v = int64(int32(v))
+	}
+	return t.word(2 * n), v
 }
