@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/vitrine-vmi/vitrine/internal/testvm/vmtest"
+	"github.com/vitrine-vmi/vitrine/internal/testvm/wire"
 	"github.com/vitrine-vmi/vitrine/kernel"
 )
 
@@ -295,5 +296,27 @@ func TestNumbers(t *testing.T) {
 	}
 	if got := (times{5000, 1000}).String(); got != "1µs to 5µs, 2 times" {
 		t.Errorf("times = %s", got)
+	}
+}
+
+func TestAgrees(t *testing.T) {
+	proc := func(pid, ppid int, name string) wire.Proc {
+		return wire.Proc{PID: pid, Status: wire.Text(fmt.Sprintf("Name:\t%s\nPPid:\t%d\n", name, ppid)), Stat: wire.Text(fmt.Sprintf("%d (%s) S %d", pid, name, ppid))}
+	}
+	before := &wire.Truth{Reporter: 9, Procs: []wire.Proc{proc(1, 0, "init"), proc(2, 0, "kworker/a"), proc(3, 1, "gone"), proc(9, 1, "reporter")}}
+	after := &wire.Truth{Reporter: 9, Procs: []wire.Proc{proc(1, 0, "init"), proc(2, 0, "kworker/b"), proc(4, 1, "new"), proc(9, 1, "reporter")}}
+	truths := []*wire.Truth{before, after}
+	const first, second = `{"pid":1,"ppid":0,"name":"init"}` + "\n", `{"pid":4,"ppid":1,"name":"new"}` + "\n"
+	for list, want := range map[string]string{
+		first + second:              "2 listed; all 1 ",
+		second:                      "WRONG: 1 of 1 ",
+		first + `{"pid":77}` + "\n": "WRONG: 0 of 1 that the guest tells of, and 1 ",
+		`{"pid":1,"ppid":5,"name":"init"}` + "\n":  "WRONG: 1 of 1 ",
+		`{"pid":1,"ppid":0,"name":"other"}` + "\n": "WRONG: 1 of 1 ",
+		"nonsense": "read the list: ",
+	} {
+		if got := agrees([]byte(list), truths); !strings.HasPrefix(got, want) {
+			t.Errorf("%q agrees: %q, want %q", list, got, want)
+		}
 	}
 }

@@ -25,11 +25,13 @@ type env struct {
 	sys      osi.System
 }
 
-// boot boots the guest that everything is measured on: 512 MiB, two vCPUs, RAM
-// that the host can map.
+// boot boots the guest that everything is measured on: 1 GiB, two vCPUs, RAM
+// that the host can map, and a device to tell VMCOREINFO to QEMU's dumps by,
+// which the guest uses once a module is loaded.
 func boot(ctx context.Context, o *options, progress io.Writer) (*env, error) {
 	vm, err := testvm.Boot(ctx, &testvm.Options{
-		Kernel: o.kernel, CPU: o.cpu, CPUs: 2, RAM: testvm.SharedMemfd, Progress: progress,
+		Kernel: o.kernel, CPU: o.cpu, CPUs: 2, Memory: 1024, RAM: testvm.SharedMemfd, Progress: progress,
+		Args:     []string{"-device", "vmcoreinfo"},
 		Programs: []string{"/usr/bin/tar", "/usr/bin/strace"}, Files: tree(),
 	})
 	if err != nil {

@@ -7,122 +7,166 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
+	"strconv"
 	"time"
+
+	"github.com/vitrine-vmi/vitrine/internal/testvm/wire"
 )
 
-// vmlinuxEnv names the guest kernel's vmlinux with debug symbols (of Debian's
-// package linux-image-...-dbg, 590 MB), without which crash and drgn can do
-// nothing. It is not fetched: the package has 280 MB.
-const vmlinuxEnv = "VITRINE_BENCH_VMLINUX"
+// tasksImaged is how many processes the guest of the images has, kernel threads
+// included.
+const tasksImaged = 550
 
-// measureImages lists the processes of an image of the guest, whole programs
-// side by side: vitrine, crash, drgn, on QEMU's plain core and on vitrine's own.
+// image is a memory image of the guest.
+type image struct{ kind, path string }
+
+// measureImages lists the processes of images of the guest, whole programs side
+// by side: vitrine, crash and drgn, on QEMU's plain core, on QEMU's core with
+// all that drgn wants of one, and on vitrine's own.
 func measureImages(ctx context.Context, e *env, t *table) error {
-	dir, err := os.MkdirTemp("", "vitrine-bench-")
+	dir, remove, err := e.o.imageDir()
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer remove()
 	program := filepath.Join(dir, "vitrine")
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "./cmd/vitrine")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build vitrine: %w\n%s", err, out)
 	}
-	plain, own := filepath.Join(dir, "plain"), filepath.Join(dir, "own")
-	if err := e.writeImages(ctx, program, plain, own, t); err != nil {
+	if err := e.crowd(ctx, tasksImaged); err != nil {
 		return err
 	}
-	m := &lister{ctx: ctx, e: e, t: t, dir: dir}
-	for _, image := range []string{plain, own} {
-		kind := map[string]string{plain: "QEMU's core", own: "vitrine's core"}[image]
-		m.measure("vitrine ps, cold, "+kind, "< 50ms, < 100 MB", "", program, "ps", "--no-cache", image)
-		m.measure("vitrine ps, warm, "+kind, "", "", program, "ps", image)
-		m.others(kind, image)
+	before, err := e.vm.BriefTruth(ctx)
+	if err != nil {
+		return fmt.Errorf("ask the guest: %w", err)
+	}
+	images, err := e.writeImages(ctx, program, dir, t)
+	if err != nil {
+		return err
+	}
+	after, err := e.vm.BriefTruth(ctx)
+	if err != nil {
+		return fmt.Errorf("ask the guest: %w", err)
+	}
+	// The guest has no business of ours beside what is measured.
+	if err := e.vm.Quiet(ctx); err != nil {
+		return fmt.Errorf("end the processes: %w", err)
+	}
+	if err := e.vm.Stop(ctx); err != nil {
+		return fmt.Errorf("pause the guest: %w", err)
+	}
+	l := &lister{ctx: ctx, e: e, t: t, dir: dir, program: program, truths: []*wire.Truth{before, after}}
+	for _, im := range images {
+		l.compare(im)
+	}
+	if err := e.vm.Cont(ctx); err != nil {
+		return fmt.Errorf("let the guest run on: %w", err)
 	}
 	return nil
 }
 
-// writeImages has the guest dumped by QEMU, and its core made into one of ours,
-// with the notes and mappings that drgn wants.
-func (e *env) writeImages(ctx context.Context, program, plain, own string, t *table) error {
-	args := map[string]any{"paging": false, "protocol": "file:" + plain}
+// imageDir returns the folder for images, and what removes it where it is a
+// temporary one.
+func (o *options) imageDir() (dir string, remove func() error, err error) {
+	if o.images != "" {
+		return o.images, func() error { return nil }, os.MkdirAll(o.images, 0o700)
+	}
+	dir, err = os.MkdirTemp("", "vitrine-bench-")
+	return dir, func() error { return os.RemoveAll(dir) }, err
+}
+
+// crowd makes processes until the guest has n.
+func (e *env) crowd(ctx context.Context, n int) error {
+	for round := range 8 { // kernel threads come and go
+		have, err := listAll(ctx, e.sys)
+		if err != nil {
+			return err
+		}
+		if have >= n {
+			return nil
+		}
+		// A workload has a process of its own beside those that it is asked for.
+		more := max(min(portion, n-have)-1, 1)
+		if _, err := e.vm.Spawn(ctx, "procs", fmt.Sprint("imaged", round), strconv.Itoa(more)); err != nil {
+			return fmt.Errorf("make %d processes: %w", n, err)
+		}
+	}
+	return fmt.Errorf("make %d processes: they end again", n)
+}
+
+// writeImages has the guest dumped by QEMU as most users do it, that made into
+// one of ours, and then by QEMU as drgn wants it.
+func (e *env) writeImages(ctx context.Context, program, dir string, t *table) ([]image, error) {
+	plain := image{"QEMU's core", filepath.Join(dir, "plain")}
+	own := image{"vitrine's core", filepath.Join(dir, "own")}
+	noted := image{"QEMU's core with paging and VMCOREINFO", filepath.Join(dir, "noted")}
+	if err := e.dumpByQEMU(ctx, plain.path, false); err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	out, err := exec.CommandContext(ctx, program, "dump", plain.path, "-o", own.path).CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("make a core: %w\n%s", err, out)
+	}
+	t.add("make a core of a core", short(time.Since(began)).String(), "", fmt.Sprintf("%d MiB of memory", e.g.MemoryBytes()>>20))
+	images := []image{plain, own}
+	if err := e.vm.Insmod(ctx, "qemu_fw_cfg", ""); err != nil {
+		t.add(noted.kind, "not measured", "", fmt.Sprintf("load qemu_fw_cfg: %v", err))
+		return images, nil
+	}
+	if err := e.dumpByQEMU(ctx, noted.path, true); err != nil {
+		return nil, err
+	}
+	return append(images, noted), nil
+}
+
+func (e *env) dumpByQEMU(ctx context.Context, path string, paging bool) error {
+	args := map[string]any{"paging": paging, "protocol": "file:" + path}
 	if _, err := e.vm.Execute(ctx, "dump-guest-memory", args); err != nil {
 		return fmt.Errorf("dump by QEMU: %w", err)
 	}
-	began := time.Now()
-	out, err := exec.CommandContext(ctx, program, "dump", plain, "-o", own).CombinedOutput()
+	// What is dropped from the page cache has to be on the disk.
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
-		return fmt.Errorf("make a core: %w\n%s", err, out)
+		return err
 	}
-	t.add("make a core of a core", short(time.Since(began)).String(), "", fmt.Sprintf("%d MiB of memory", e.g.MemoryBytes()>>20))
-	return nil
+	defer f.Close()
+	return f.Sync()
 }
 
-// lister measures programs that list processes.
-type lister struct {
-	ctx context.Context
-	e   *env
-	t   *table
-	dir string
-}
-
-// measure runs a program some times and adds a row: how long it took, how much
-// memory, how many lines it printed.
-func (m *lister) measure(what, goal, stdin string, argv ...string) {
-	var took times
-	lines, rss := 0, int64(0)
-	for range m.e.o.repeat() {
-		ctx, cancel := context.WithTimeout(m.ctx, 2*time.Minute)
-		c := exec.CommandContext(ctx, argv[0], argv[1:]...)
-		c.Env = append(os.Environ(), "VITRINE_CACHE="+filepath.Join(m.dir, "cache"))
-		c.Stdin = strings.NewReader(stdin)
-		var out, errs bytes.Buffer
-		c.Stdout, c.Stderr = &out, &errs
-		u, err := measured(c)
-		took = append(took, u.Took)
-		cancel()
-		if err != nil {
-			m.t.add(what, "failed", goal, fmt.Sprintf("%v: %.120s", err, strings.TrimSpace(errs.String()+out.String())))
-			return
-		}
-		lines = bytes.Count(out.Bytes(), []byte("\n"))
-		rss = u.RSS >> 20
+// agrees compares a list of vitrine's, as JSON, with what the guest said of
+// itself before and after: who was there both times must be listed with parent
+// and name, and nobody else may be who was there neither time.
+func agrees(listed []byte, truths []*wire.Truth) string {
+	got, err := parseList(listed)
+	if err != nil {
+		return err.Error()
 	}
-	m.t.add(what, short(took.median()).String(), goal, fmt.Sprintf("%d lines, %d MB; %v", lines, rss, took))
-}
-
-// drgnScript is for Debian's own Python, which its drgn belongs to. It lists processes as drgn's own examples do.
-const drgnScript = `
-import sys
-from drgn import Program
-from drgn.helpers.linux.pid import for_each_task
-p = Program()
-p.set_core_dump(sys.argv[1])
-p.load_debug_info([sys.argv[2]])
-for t in for_each_task(p):
-    print(t.pid.value_(), t.comm.string_().decode())
-`
-
-// others measures crash and drgn, as far as they are there.
-func (m *lister) others(kind, image string) {
-	vmlinux := os.Getenv(vmlinuxEnv)
-	for _, tool := range []struct{ name, program, pkg string }{{"crash", "crash", "crash"}, {"drgn", "/usr/bin/python3", "python3-drgn"}} {
-		what := tool.name + ", " + kind
-		_, err := exec.LookPath(tool.program)
-		if err == nil && tool.name == "drgn" {
-			err = exec.CommandContext(m.ctx, "/usr/bin/python3", "-c", "import drgn").Run()
+	stayed, wrong := 0, 0
+	for i := range truths[0].Procs {
+		want := &truths[0].Procs[i]
+		again := truths[1].Find(want.PID)
+		if again == nil || again.Comm() != want.Comm() || want.PID == truths[0].Reporter {
+			continue // kernel workers are called after what they did last
 		}
-		switch {
-		case err != nil:
-			m.t.add(what, "not measured", "", "not installed: apt-get install "+tool.pkg)
-		case vmlinux == "":
-			m.t.add(what, "not measured", "", vmlinuxEnv+" names no vmlinux with debug symbols of "+m.e.k.Release())
-		case tool.name == "crash":
-			m.measure(what, "", "ps\nquit\n", "crash", "--no_scroll", "-s", vmlinux, image)
-		default:
-			m.measure(what, "", "", "/usr/bin/python3", "-c", drgnScript, image, vmlinux)
+		stayed++
+		if p, ok := got[want.PID]; !ok || p.PPID != want.PPID() || p.Name != want.Comm() {
+			wrong++
 		}
 	}
+	strange := 0
+	for pid := range got {
+		if truths[0].Find(pid) == nil && truths[1].Find(pid) == nil {
+			strange++
+		}
+	}
+	if wrong+strange > 0 {
+		return fmt.Sprintf("WRONG: %d of %d that the guest tells of, and %d that it does not", wrong, stayed, strange)
+	}
+	return fmt.Sprintf("%d listed; all %d that the guest told of before and after are as it says", len(got), stayed)
 }
+
+// lines counts the lines of a text.
+func lines(p []byte) string { return fmt.Sprintf("%d lines", bytes.Count(p, []byte("\n"))) }

@@ -38,6 +38,7 @@ func main() {
 	flag.StringVar(&o.only, "only", "", "measure these parts and loops alone (names, separated by commas)")
 	flag.StringVar(&o.kernel, "kernel", "6.1-cloud", "kernel of the guest")
 	flag.StringVar(&o.cpu, "cpu", "max", "QEMU's -cpu for the guest")
+	flag.StringVar(&o.images, "images", "", "put the guest's memory images into this folder and leave them there")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -55,6 +56,7 @@ type options struct {
 	only   string // names of parts and loops; empty: everything
 	kernel string // as testvm names it
 	cpu    string
+	images string // folder for memory images; empty: a temporary one
 }
 
 // wants says whether a part, or a loop, is to be measured.

@@ -60,7 +60,7 @@ var sources = []source{
 var guestModules = []string{"crc-itu-t", "nls_ascii", "fat", "vfat", "loop"}
 
 // spareModules are in the initramfs but not loaded at start.
-var spareModules = []string{"dummy", "isofs"}
+var spareModules = []string{"dummy", "isofs", "qemu_fw_cfg"}
 
 // KernelNames lists the kernels that FetchKernel knows.
 func KernelNames() []string {

@@ -109,7 +109,8 @@ func (vm *VM) ReadFile(ctx context.Context, path string) ([]byte, error) {
 	return b, err
 }
 
-// Insmod loads a module that the initramfs carries: dummy and isofs are there and not yet loaded.
+// Insmod loads a module that the initramfs carries: dummy, isofs and qemu_fw_cfg are there and not yet loaded (the last
+// not where the kernel was fetched before it was wanted: remove the kernel from the cache to have it fetched anew).
 func (vm *VM) Insmod(ctx context.Context, name, params string) error {
 	return vm.link.request(ctx, wire.OpInsmod, wire.InsmodArgs{Name: name, Params: params}, nil)
 }
