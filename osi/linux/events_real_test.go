@@ -3,6 +3,7 @@ package linux_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -39,6 +40,7 @@ type recorder struct {
 
 	mu     sync.Mutex // protects the fields below
 	events []osi.Event
+	alive  map[string]bool // by ID: told of, and not ended
 }
 
 // record watches events until stop.
@@ -48,7 +50,7 @@ func record(t testing.TB, g *vitrine.Guest, engine probe.Engine, o *osi.EventsOp
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &recorder{done: make(chan error, 1)}
+	r := &recorder{done: make(chan error, 1), alive: map[string]bool{}}
 	if r.sys, err = osi.Open(t.Context(), g, k, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -64,6 +66,12 @@ func record(t testing.TB, g *vitrine.Guest, engine probe.Engine, o *osi.EventsOp
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			r.events = append(r.events, *e)
+			switch e.Kind {
+			case osi.EventExisting, osi.EventStart:
+				r.alive[e.ID] = true
+			case osi.EventExit:
+				delete(r.alive, e.ID)
+			}
 			return nil
 		})
 	}()
@@ -77,23 +85,27 @@ func record(t testing.TB, g *vitrine.Guest, engine probe.Engine, o *osi.EventsOp
 	return r
 }
 
-// all returns the events so far.
-func (r *recorder) all() []osi.Event {
+// living returns those that are alive as of the latest event.
+func (r *recorder) living() map[string]bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.Clone(r.events)
+	return maps.Clone(r.alive)
 }
 
 // await waits until some event is as wanted.
 func (r *recorder) await(t testing.TB, what string, is func(*osi.Event) bool) {
 	t.Helper()
+	seen := 0
 	for end := time.Now().Add(4 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
-		all := r.all()
-		if slices.ContainsFunc(all, func(e osi.Event) bool { return is(&e) }) {
+		r.mu.Lock()
+		found := slices.ContainsFunc(r.events[seen:], func(e osi.Event) bool { return is(&e) })
+		seen = len(r.events)
+		r.mu.Unlock()
+		if found {
 			return
 		}
 		if time.Now().After(end) {
-			t.Fatalf("no event of %s within 4 minutes; %d events", what, len(all))
+			t.Fatalf("no event of %s within 4 minutes; %d events", what, seen)
 		}
 	}
 }
@@ -108,7 +120,7 @@ func (r *recorder) stop(t testing.TB) []osi.Event {
 	if st := r.session.Stats(); st.Lost != 0 {
 		t.Errorf("%d events were lost: %+v", st.Lost, st)
 	}
-	return r.all()
+	return r.events // nobody adds to them any more
 }
 
 // TestEvents has guests with two processors do a lot. By default that is left to

@@ -11,6 +11,7 @@ import (
 
 	"github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/internal/testvm"
+	"github.com/vitrine-vmi/vitrine/internal/testvm/vmtest"
 	"github.com/vitrine-vmi/vitrine/osi"
 	"github.com/vitrine-vmi/vitrine/probe"
 	"github.com/vitrine-vmi/vitrine/vitrinetest/providertest"
@@ -29,6 +30,7 @@ func of(events []osi.Event, pid int) (out []osi.Event) {
 // testLives watches threads come and go, children of vfork, an exec by another
 // thread than the first, ends by signals and task changes.
 func testLives(t *testing.T, vm *testvm.VM, g *vitrine.Guest) {
+	text := vmtest.SnapshotText(t, vm)
 	r := record(t, g, probe.Implant, &osi.EventsOptions{Threads: true, TaskChanges: true})
 	threads := spawnAndKill(t, vm, "threads", "20")
 	vforks, err := vm.Spawn(t.Context(), "exec", "vforks", "50", "/bin/busybox", "true", "one", "two")
@@ -60,6 +62,8 @@ func testLives(t *testing.T, vm *testvm.VM, g *vitrine.Guest) {
 	checkVforks(t, lives, vforks.PID)
 	checkOther(t, of(lives, other.PID))
 	checkChanges(t, all, threads.TIDs)
+	text.Unchanged(t)
+	vmtest.Healthy(t, vm)
 }
 
 func spawnAndKill(t *testing.T, vm *testvm.VM, kind string, args ...string) (s struct {
@@ -179,14 +183,16 @@ func checkChanges(t *testing.T, events []osi.Event, tids []int) {
 // testListsAgree lists processes again and again while others come and go, and
 // compares with the events: who lives all the time must be listed.
 func testListsAgree(t *testing.T, vm *testvm.VM, g *vitrine.Guest, lists int) {
+	text := vmtest.SnapshotText(t, vm)
 	r := record(t, g, probe.Implant, nil)
-	if _, err := vm.SpawnWith(t.Context(), shell("busy", "while :; do sleep 0.3 & usleep 10000; done")); err != nil {
+	// Two shells, which make more than 50 a second together.
+	if _, err := vm.SpawnWith(t.Context(), shell("busy", "f() { while :; do sleep 0.3 & usleep 10000; done; }; f & f")); err != nil {
 		t.Fatal(err)
 	}
 	r.await(t, "a child", func(e *osi.Event) bool { return e.Kind == osi.EventExit && e.Name == "sleep" })
 	least := 1 << 30
 	for range lists {
-		before := len(r.all())
+		before := r.living()
 		listed := map[string]bool{}
 		for p, err := range r.sys.Processes(t.Context()) {
 			if err != nil && p.ID == "" {
@@ -200,13 +206,16 @@ func testListsAgree(t *testing.T, vm *testvm.VM, g *vitrine.Guest, lists int) {
 			t.Fatal(err)
 		}
 		r.await(t, "a process that began later", func(e *osi.Event) bool { return e.PID == mark.PID && e.Kind == osi.EventStart })
-		lived := livedThroughout(r.all(), before)
-		least = min(least, len(lived))
-		for id := range lived {
-			if !listed[id] {
+		after, lived := r.living(), 0
+		for id := range before {
+			if !after[id] {
+				continue // it ended meanwhile
+			}
+			if lived++; !listed[id] {
 				t.Errorf("%s lived all the time and is not listed", id)
 			}
 		}
+		least = min(least, lived)
 		if err := vm.Kill(t.Context(), "mark"); err != nil {
 			t.Fatal(err)
 		}
@@ -223,19 +232,6 @@ func testListsAgree(t *testing.T, vm *testvm.VM, g *vitrine.Guest, lists int) {
 	}
 	t.Logf("%d lists of at least %d processes, while %d started in %v", lists, least, starts, all[len(all)-1].Time.Sub(all[0].Time).Round(time.Millisecond))
 	providertest.Events(t, all)
-}
-
-// livedThroughout returns the IDs of those that had begun by the n-th event and
-// have not ended by the last.
-func livedThroughout(events []osi.Event, n int) map[string]bool {
-	alive := map[string]bool{}
-	for i, e := range events {
-		switch {
-		case e.Kind == osi.EventExit:
-			delete(alive, e.ID)
-		case i < n && e.Kind != osi.EventExec:
-			alive[e.ID] = true
-		}
-	}
-	return alive
+	text.Unchanged(t)
+	vmtest.Healthy(t, vm)
 }
