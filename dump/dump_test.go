@@ -142,6 +142,25 @@ func TestLeftOutPages(t *testing.T) {
 	}
 }
 
+// A filter of cores makes segments that have less in the file than in memory:
+// that file is not cut off.
+func TestLeftOutOfSegments(t *testing.T) {
+	p := buildELF(true)
+	const last = 64 + 2*56 // the header of the second piece of RAM
+	le.PutUint64(p[last+32:], le.Uint64(p[last+32:])-2*arch.PageSize)
+	g := openBytes(t, p, nil)
+	if access := g.Info().Access; strings.Contains(access, "cut off") || !strings.Contains(access, "without 8 KiB") {
+		t.Errorf("access %q", access)
+	}
+	_, err := g.ReadPhysical(make([]byte, 8), wantRegions[1].End()-arch.PageSize)
+	if !errors.Is(err, ErrMissing) || !strings.Contains(err.Error(), "left out") {
+		t.Errorf("read of what was left out: %v", err)
+	}
+	if _, err := g.ReadPhysical(make([]byte, 8), wantRegions[1].Start); err != nil {
+		t.Errorf("read of what was not: %v", err)
+	}
+}
+
 func TestTruncated(t *testing.T) {
 	for name, p := range samples() {
 		for _, cut := range []int{1, 8, 20, 60, 500, 5000, len(p) / 2, len(p) - 5} {

@@ -219,7 +219,7 @@ func (s *segment) spans(b blob) []span {
 	}
 	out := []span{{start: s.paddr, size: s.filesz, off: s.off}}
 	if s.memsz > s.filesz {
-		out = append(out, span{start: s.paddr + s.filesz, size: s.memsz - s.filesz, off: b.size()})
+		out = append(out, span{start: s.paddr + s.filesz, size: s.memsz - s.filesz, off: b.size(), left: true})
 	}
 	return out
 }

@@ -42,7 +42,8 @@ type extent struct {
 // span is a plain range: start, size and place in the file.
 type span struct {
 	start, size, off uint64
-	lost             bool // the file ends before it: not there
+	lost             bool // not there: the file ends before it, or
+	left             bool // it was left out when the file was made
 }
 
 func (s span) end() uint64 { return s.start + s.size }
@@ -77,34 +78,46 @@ func newLinear(file blob, spans []span) *linear {
 	return m
 }
 
-// lost returns how many bytes the file should have and does not.
-func (m *linear) lost() uint64 {
-	var n uint64
+// missing returns how many bytes the file should have and does not, and how many
+// were left out when it was made.
+func (m *linear) missing() (lost, left uint64) {
 	for _, s := range m.spans {
-		if s.lost {
-			n += s.size
+		switch {
+		case s.left:
+			left += s.size
+		case s.lost:
+			lost += s.size
 		}
 	}
-	return n
+	return lost, left
 }
 
 // setLinear makes memory of spans the image's, and says where some is missing.
 func (im *image) setLinear(b blob, spans []span) {
 	m := newLinear(b, spans)
-	if n := m.lost(); n > 0 {
+	say := func(n uint64, format string) {
+		if n == 0 {
+			return
+		}
 		if im.detail != "" {
 			im.detail += ", "
 		}
-		im.detail += fmt.Sprintf("cut off: the file ends %d KiB of memory too early", (n+1023)>>10)
+		im.detail += fmt.Sprintf(format, (n+1023)>>10)
 	}
+	lost, left := m.missing()
+	say(lost, "cut off: the file ends %d KiB of memory too early")
+	say(left, "without %d KiB of memory that were left out")
 	im.mem = m
 }
 
 // addClipped adds s in up to two pieces: what the file has, and what is lost.
 func (m *linear) addClipped(s span) {
 	have := min(s.size, m.file.size()-min(m.file.size(), s.off))
+	if s.left {
+		have = 0
+	}
 	m.add(span{start: s.start, size: have, off: s.off})
-	m.add(span{start: s.start + have, size: s.size - have, off: s.off + have, lost: true})
+	m.add(span{start: s.start + have, size: s.size - have, off: s.off + have, lost: true, left: s.left})
 }
 
 // add appends s, joining it to the last one where they continue each other.
@@ -114,7 +127,7 @@ func (m *linear) add(s span) {
 	}
 	if n := len(m.spans); n > 0 {
 		last := &m.spans[n-1]
-		if last.end() == s.start && last.off+last.size == s.off && last.lost == s.lost {
+		if last.end() == s.start && last.off+last.size == s.off && last.lost == s.lost && last.left == s.left {
 			last.size += s.size
 			return
 		}
@@ -139,6 +152,8 @@ func (m *linear) read(p []byte, a uint64) (int, error) {
 		switch {
 		case s == nil:
 			return done, noRAM(at)
+		case s.left:
+			return done, missing(at, "it was left out when the file was made")
 		case s.lost:
 			return done, missing(at, "the file ends before it")
 		}
