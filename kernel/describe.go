@@ -311,12 +311,12 @@ func (d *describer) loadTypes(k *Kernel, f *found) {
 			k.fact("types", by)
 			return
 		}
-		k.lacks("BTF: neither symbol __start_BTF nor a BTF header in kernel memory (built without CONFIG_DEBUG_INFO_BTF)")
+		d.noTypes(k, "BTF: neither symbol __start_BTF nor a BTF header in kernel memory (built without CONFIG_DEBUG_INFO_BTF)")
 		return
 	}
 	size := uint64(stop - start)
 	if stop <= start || size > btf.MaxSize {
-		k.lacks(fmt.Sprintf("BTF: section from %v to %v makes no sense", start, stop))
+		d.noTypes(k, fmt.Sprintf("BTF: section from %v to %v makes no sense", start, stop))
 		return
 	}
 	if f.early != nil && f.early.va == start && f.early.size == size {
@@ -327,7 +327,7 @@ func (d *describer) loadTypes(k *Kernel, f *found) {
 	d.progress("reading types")
 	spec, err := btf.Load(k.copyImage(start, size))
 	if err != nil {
-		k.lacks(fmt.Sprintf("BTF: %v", err))
+		d.noTypes(k, fmt.Sprintf("BTF: %v", err))
 		return
 	}
 	k.types = newTypes(spec)

@@ -2,8 +2,12 @@ package kernel_test
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -299,3 +303,59 @@ func FuzzDescribe(f *testing.F) {
 		}
 	})
 }
+
+// A kernel without BTF is described by the profile of its build, and by no
+// other.
+func TestProfile(t *testing.T) {
+	f := newFake(t, fakeOptions{noBTF: true})
+	k := describe(t, f.guest(), nil)
+	if absent := k.Types().Absent(); k.Types().Available() || !strings.Contains(absent, "dwarf2json") || !strings.Contains(absent, k.Release()) {
+		t.Errorf("without a profile: %v, %q", k.Types().Available(), absent)
+	}
+	dir := t.TempDir()
+	write := func(name, banner string) string {
+		path := filepath.Join(dir, name)
+		text := fmt.Sprintf(`{"metadata": {"format": "6.2.0"}, "base_types": {"int": {"size": 4}}, "enums": {"e": {"size": 4, "constants": {"ONE": 1}}},
+			"symbols": {"linux_banner": {"constant_data": %q}},
+			"user_types": {"task_struct": {"size": 100, "fields": {"pid": {"offset": 40, "type": {"kind": "base", "name": "int"}}}}}}`,
+			base64.StdEncoding.EncodeToString([]byte(banner)))
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	for name, banner := range map[string]string{"another build": k.Banner() + " #2", "no banner": "", "no file": "-"} {
+		path := filepath.Join(dir, "absent.json")
+		if banner != "-" {
+			path = write("other.json", banner)
+		}
+		got := describe(t, f.guest(), &kernel.Options{Symbols: []string{path}})
+		if m := strings.Join(got.Missing(), "\n"); got.Types().Available() || !strings.Contains(m, "profile "+path) {
+			t.Errorf("%s: taken, or nothing said: %s", name, m)
+		}
+	}
+	write("vmlinux-"+k.Release()+".json", k.Banner()+"\n\x00")
+	got := describe(t, f.guest(), &kernel.Options{Symbols: []string{dir}})
+	field, err := got.Types().Field("task_struct", "pid")
+	if want := (kernel.Field{Offset: 40, Size: 4, TypeName: "int"}); err != nil || field != want {
+		t.Errorf("task_struct.pid: %+v, %v", field, err)
+	}
+	if n, err := got.Types().Size("task_struct"); err != nil || n != 100 {
+		t.Errorf("size %d, %v", n, err)
+	}
+	if v, err := got.Types().Enum("e", "ONE"); err != nil || v != 1 {
+		t.Errorf("ONE is %d, %v", v, err)
+	}
+	for _, err := range []error{
+		second(got.Types().Size("absent")), second(got.Types().Field("task_struct", "absent")), second(got.Types().Enum("e", "TWO")), second(got.Types().Func("f")),
+	} {
+		if !errors.Is(err, kernel.ErrNoType) {
+			t.Errorf("what the profile does not have: %v", err)
+		}
+	}
+	if by := got.Types().Source("task_struct", "pid"); !strings.HasPrefix(by, "profile vmlinux-") || got.Facts()["types"] != by {
+		t.Errorf("source %q, fact %q", by, got.Facts()["types"])
+	}
+}
+
+func second[T any](_ T, err error) error { return err }

@@ -31,7 +31,8 @@ type Options struct {
 	// Early accepts a kernel that has not started its first program yet.
 	Early bool
 	// Symbols names files with the exact symbols of an NT kernel: a PDB, or
-	// Volatility 3 ISF (.json or .json.xz). One that is of another kernel than
+	// Volatility 3 ISF (.json or .json.xz); or with the structures of a Linux
+	// kernel that has no BTF: ISF, as dwarf2json makes it. One that is of another kernel than
 	// the guest's is refused and told in Missing. A folder is taken for a
 	// symbol store, NAME/GUIDAGE/NAME, as _NT_SYMBOL_PATH has them.
 	Symbols []string

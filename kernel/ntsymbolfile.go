@@ -26,6 +26,7 @@ type symbolFile struct {
 	exactSymbols
 	guid string
 	age  uint32
+	isf  *isf.File // nil for a PDB
 }
 
 // openSymbols reads a symbol file of either format.
@@ -51,7 +52,7 @@ func parseSymbols(b []byte) (*symbolFile, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &symbolFile{f, f.GUID, f.Age}, nil
+		return &symbolFile{f, f.GUID, f.Age, nil}, nil
 	case bytes.HasPrefix(b, []byte("MSCF")):
 		return nil, fmt.Errorf("a compressed PDB (.pd_): unpack it with expand or cabextract first: %w", errors.ErrUnsupported)
 	}
@@ -59,7 +60,7 @@ func parseSymbols(b []byte) (*symbolFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &symbolFile{f, f.GUID, f.Age}, nil
+	return &symbolFile{f, f.GUID, f.Age, f}, nil
 }
 
 // useSymbolFile takes the first symbol file of the user's that is of exactly

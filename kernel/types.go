@@ -6,13 +6,17 @@ import (
 	"sync"
 
 	"github.com/vitrine-vmi/vitrine/kernel/internal/btf"
+	"github.com/vitrine-vmi/vitrine/kernel/internal/isf"
 )
 
 // Types is the type information of a kernel. It may be used concurrently; a
 // member that was resolved once is looked up without decoding.
 type Types struct {
-	spec *btf.Spec // of Linux; nil without type information
-	nt   *ntTypes  // of NT; nil for Linux
+	spec    *btf.Spec // of Linux; nil without BTF
+	profile *isf.File // of a Linux kernel without BTF; nil without
+	by      string    // the profile's name
+	absent  string    // why there is no type information, and what would help
+	nt      *ntTypes  // of NT; nil for Linux
 
 	mu     sync.RWMutex
 	fields map[[2]string]resolved // guarded by mu
@@ -65,7 +69,11 @@ type FuncProto struct {
 }
 
 // Available reports whether the kernel has type information.
-func (t *Types) Available() bool { return t.spec != nil || t.nt != nil }
+func (t *Types) Available() bool { return t.spec != nil || t.nt != nil || t.profile != nil }
+
+// Absent returns why there is no type information, and which profile would help
+// and how to get it; "" when there is, and where that is not known.
+func (t *Types) Absent() string { return t.absent }
 
 // Size returns the size of a named type in bytes: a structure, union, enum or
 // typedef, without the word struct. The error wraps ErrNoType.
@@ -73,8 +81,14 @@ func (t *Types) Size(name string) (uint64, error) {
 	if t.nt != nil {
 		return t.nt.size(name)
 	}
+	if t.profile != nil {
+		if n, ok := t.profile.Size(name); ok {
+			return n, nil
+		}
+		return 0, fmt.Errorf("find size of %s: %w", name, ErrNoType)
+	}
 	if t.spec == nil {
-		return 0, noTypes("size of " + name)
+		return 0, t.none("size of " + name)
 	}
 	n, err := t.spec.Size(name)
 	return n, typeError(err)
@@ -88,8 +102,8 @@ func (t *Types) Field(structName, path string) (Field, error) {
 		f, err := t.nt.field(structName, path)
 		return f.Field, err
 	}
-	if t.spec == nil {
-		return Field{}, noTypes(structName + "." + path)
+	if t.spec == nil && t.profile == nil {
+		return Field{}, t.none(structName + "." + path)
 	}
 	key := [2]string{structName, path}
 	t.mu.RLock()
@@ -98,17 +112,28 @@ func (t *Types) Field(structName, path string) (Field, error) {
 	if ok {
 		return r.field, r.err
 	}
-	f, err := t.spec.Field(structName, path)
-	r = resolved{err: typeError(err)}
-	if err == nil {
-		r.field = Field{Offset: f.Offset, Size: f.Size, BitOffset: f.BitOffset, BitSize: f.BitSize, TypeName: f.Type}
-	}
+	r = t.resolve(structName, path)
 	t.mu.Lock()
 	if len(t.fields) < maxFields {
 		t.fields[key] = r
 	}
 	t.mu.Unlock()
 	return r.field, r.err
+}
+
+func (t *Types) resolve(structName, path string) resolved {
+	if t.profile != nil {
+		p, ok := t.profile.Field(structName, path)
+		if !ok {
+			return resolved{err: fmt.Errorf("find member %s.%s: %w", structName, path, ErrNoType)}
+		}
+		return resolved{field: Field{Offset: p.Offset, Size: p.Size, BitOffset: p.BitOffset, BitSize: p.BitSize, TypeName: p.Type}}
+	}
+	f, err := t.spec.Field(structName, path)
+	if err != nil {
+		return resolved{err: typeError(err)}
+	}
+	return resolved{field: Field{Offset: f.Offset, Size: f.Size, BitOffset: f.BitOffset, BitSize: f.BitSize, TypeName: f.Type}}
 }
 
 // Has reports whether a structure has a member; with an empty path, whether
@@ -123,7 +148,7 @@ func (t *Types) Has(structName, path string) bool {
 }
 
 // Source returns how it is known where a member lies, "" when it is not known:
-// "btf", or for an NT kernel the exact symbols, the layout of a build, an
+// "btf" or a profile, or for an NT kernel the exact symbols, the layout of a build, an
 // accessor's code, the member's shape, and what was checked.
 func (t *Types) Source(structName, path string) string {
 	if t.nt != nil {
@@ -135,6 +160,9 @@ func (t *Types) Source(structName, path string) string {
 	}
 	if !t.Has(structName, path) {
 		return ""
+	}
+	if t.profile != nil {
+		return t.by
 	}
 	return "btf"
 }
@@ -149,8 +177,14 @@ func (t *Types) Enum(enum, name string) (int64, error) {
 		}
 		return 0, fmt.Errorf("find enumerator %s: %w", name, ErrNoType)
 	}
+	if t.profile != nil {
+		if v, ok := t.profile.Enum(enum, name); ok {
+			return v, nil
+		}
+		return 0, fmt.Errorf("find enumerator %s: %w", name, ErrNoType)
+	}
 	if t.spec == nil {
-		return 0, noTypes("enumerator " + name)
+		return 0, t.none("enumerator " + name)
 	}
 	v, err := t.spec.Enum(enum, name)
 	return v, typeError(err)
@@ -159,7 +193,7 @@ func (t *Types) Enum(enum, name string) (int64, error) {
 // Func returns the prototype of a kernel function. The error wraps ErrNoType.
 func (t *Types) Func(name string) (*FuncProto, error) {
 	if t.spec == nil {
-		return nil, noTypes("function " + name)
+		return nil, t.none("function " + name) // a profile has no prototypes
 	}
 	f, err := t.spec.Func(name)
 	if err != nil {
@@ -172,7 +206,7 @@ func (t *Types) Func(name string) (*FuncProto, error) {
 	return p, nil
 }
 
-func noTypes(what string) error {
+func (t *Types) none(what string) error {
 	return fmt.Errorf("find %s: %w: the kernel has no type information", what, ErrNoType)
 }
 

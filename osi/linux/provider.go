@@ -34,6 +34,9 @@ func detect(_ context.Context, _ *vitrine.Guest, k *kernel.Kernel) (string, erro
 	case k.OS() != kernel.Linux:
 		return "", fmt.Errorf("the kernel is of the family %q", k.OS())
 	}
+	if !k.Types().Available() {
+		return "", fmt.Errorf("a Linux kernel, release %q, whose structures are not known: %s", k.Release(), k.Types().Absent())
+	}
 	s, err := k.Symbol("init_task")
 	if err != nil {
 		return "", err

@@ -1,5 +1,6 @@
 // Package isf reads symbol files in the Intermediate Symbol Format of
-// Volatility 3 (version 6, as its pdbconv writes it): JSON, or JSON in .xz.
+// Volatility 3 (version 6, as its pdbconv writes it of Windows kernels and
+// dwarf2json of Linux's): JSON, or JSON in .xz.
 //
 // A file is as hostile as any download: its size is bounded, sizes in it
 // allocate nothing, and nested types are followed so deep only. A File may be
@@ -45,7 +46,10 @@ type document struct {
 	BaseTypes map[string]struct{ Size uint64 } `json:"base_types"`
 	UserTypes map[string]*userType             `json:"user_types"`
 	Enums     map[string]*enum
-	Symbols   map[string]struct{ Address uint64 }
+	Symbols   map[string]struct {
+		Address uint64
+		Content []byte `json:"constant_data"`
+	}
 }
 
 type userType struct {
@@ -54,8 +58,9 @@ type userType struct {
 }
 
 type field struct {
-	Offset uint64
-	Type   *fieldType
+	Offset    uint64
+	Type      *fieldType
+	Anonymous bool
 }
 
 type fieldType struct {

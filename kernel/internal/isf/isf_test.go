@@ -73,6 +73,7 @@ func TestRefused(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(text))
+	f.Add([]byte(linuxText))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := Parse(b)
 		if (s == nil) == (err == nil) {
@@ -86,10 +87,58 @@ func FuzzParse(f *testing.F) {
 			if u != nil {
 				for m := range u.Fields {
 					s.Member(name, m)
+					s.Field(name, m+"[1].next")
 				}
 			}
 		}
 		s.Enum("", "x")
+		s.Banner()
 		s.Symbols(func(string, uint32) {})
 	})
+}
+
+// A Linux kernel's, as dwarf2json writes it.
+const linuxText = `{"metadata": {"format": "6.2.0"}, "base_types": {"pointer": {"size": 8}, "int": {"size": 4}, "char": {"size": 1}},
+"enums": {}, "symbols": {"linux_banner": {"address": 1, "constant_data": "TGludXggdmVyc2lvbiA2LjEKAA=="}},
+"user_types": {
+ "list_head": {"size": 16, "fields": {"next": {"offset": 0, "type": {"kind": "pointer", "subtype": {"kind": "struct", "name": "list_head"}}}, "prev": {"offset": 8, "type": {"kind": "pointer"}}}},
+ "inner": {"size": 8, "fields": {"deep": {"offset": 4, "type": {"kind": "base", "name": "int"}}, "loop": {"anonymous": true, "offset": 0, "type": {"kind": "union", "name": "inner"}}}},
+ "task": {"size": 96, "fields": {
+  "unnamed_1": {"anonymous": true, "offset": 16, "type": {"kind": "union", "name": "inner"}},
+  "gone": {"offset": 16, "anonymous": true, "type": null},
+  "tasks": {"offset": 32, "type": {"kind": "array", "count": 2, "subtype": {"kind": "struct", "name": "list_head"}}},
+  "comm": {"offset": 64, "type": {"kind": "array", "count": 16, "subtype": {"kind": "base", "name": "char"}}},
+  "tail": {"offset": 96, "type": {"kind": "array", "count": 0, "subtype": {"kind": "base", "name": "int"}}},
+  "far": {"offset": 18446744073709551615, "type": {"kind": "base", "name": "int"}},
+  "bits": {"offset": 80, "type": {"kind": "bitfield", "bit_position": 11, "bit_length": 3, "type": {"kind": "base", "name": "int"}}}}}}}`
+
+func TestPaths(t *testing.T) {
+	f, err := Parse([]byte(linuxText))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.Banner() != "Linux version 6.1" {
+		t.Errorf("banner %q", f.Banner())
+	}
+	for path, want := range map[string]Place{
+		"deep":          {Offset: 20, Size: 4, Type: "int"},
+		"tasks[1].prev": {Offset: 56, Size: 8, Type: "... *"},
+		"tasks[0].next": {Offset: 32, Size: 8, Type: "struct list_head *"},
+		"tasks":         {Offset: 32, Size: 32, Type: "struct list_head[2]"},
+		"comm[15]":      {Offset: 79, Size: 1, Type: "char"},
+		"tail[3]":       {Offset: 108, Size: 4, Type: "int"},
+		"bits":          {Offset: 81, Size: 4, BitOffset: 3, BitSize: 3, Type: "int"},
+	} {
+		if got, ok := f.Field("task", path); !ok || got != want {
+			t.Errorf("%s: %+v, %v; want %+v", path, got, ok, want)
+		}
+	}
+	for _, path := range []string{"", ".", "absent", "comm[16]", "comm.x", "tasks.next", "gone", "far", "bits.x", "1", "deep[0]"} {
+		if got, ok := f.Field("task", path); ok {
+			t.Errorf("%q: %+v, want none", path, got)
+		}
+	}
+	if _, ok := f.Field("absent", "x"); ok {
+		t.Error("a member of a structure that does not exist")
+	}
 }
