@@ -89,6 +89,9 @@ func TestImages(t *testing.T) {
 	convert(t, elf, lime, raw)
 	t.Run("lime", func(t *testing.T) { same(t, lime) })
 	t.Run("raw", func(t *testing.T) { same(t, raw, "--layout", "flat") })
+	testOtherFormats(t, elf, same)
+	t.Run("mutated", func(t *testing.T) { mutatedImages(t, elf) })
+	t.Run("without BTF", func(t *testing.T) { imageWithoutBTF(t, elf) })
 	t.Run("truncated", func(t *testing.T) { truncatedImage(t, elf) })
 }
 
