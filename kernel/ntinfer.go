@@ -96,6 +96,9 @@ type shape struct {
 	what               string // what was checked, in words
 	check              func(off uint64) bool
 	weak               bool // the check shows what is wrong, not what is right: never search by it
+	// anchor is a member of the same structure that was settled before. Where it
+	// does not lie where the layout has it, this one is taken to be moved with it.
+	anchor string
 }
 
 // settle decides where a member lies: where the exact symbols say, else where
@@ -116,6 +119,9 @@ func (b *ntBuilder) settle(s shape) {
 }
 
 func (b *ntBuilder) believe(s shape) (*ntField, string) {
+	if off, ok := b.besideAnchor(s); ok && s.check(off) {
+		return &ntField{Field: Field{Offset: off, Size: uint64(s.size)}}, fmt.Sprintf("inferred: as far from %s as in the %s; checked: %s", s.anchor, b.types.by, s.what)
+	}
 	at, err := b.types.field(s.structName, s.member)
 	if err == nil && s.check(at.Offset) {
 		return &at, at.by + "; checked: " + s.what
@@ -134,6 +140,25 @@ func (b *ntBuilder) believe(s shape) (*ntField, string) {
 		by += fmt.Sprintf("; the %s says %#x, where that is not so", at.by, at.Offset)
 	}
 	return &f, by
+}
+
+// besideAnchor returns where a member lies if it was moved with its anchor,
+// which lies elsewhere than the layout has it; ok is false when nothing says so.
+func (b *ntBuilder) besideAnchor(s shape) (off uint64, ok bool) {
+	if s.anchor == "" || b.types.exact != nil {
+		return 0, false
+	}
+	if _, told := b.types.inferred(s.structName, s.member); told {
+		return 0, false
+	}
+	own, _, err := b.types.fromLayout(s.structName, s.member)
+	anchor, _, err2 := b.types.fromLayout(s.structName, s.anchor)
+	now, known := b.types.inferred(s.structName, s.anchor)
+	if err != nil || err2 != nil || !known || now.Offset == anchor.Offset || own.Offset+now.Offset < anchor.Offset {
+		return 0, false
+	}
+	off = own.Offset + now.Offset - anchor.Offset
+	return off, off+uint64(s.size) <= eprocessSize
 }
 
 // search looks for the one place that passes the check: near where a layout
@@ -192,6 +217,7 @@ var accessors = []accessor{
 	{"PsGetProcessWin32Process", "_EPROCESS", "Win32Process", false},
 	{"PsGetProcessDebugPort", "_EPROCESS", "DebugPort", false},
 	{"PsGetProcessWow64Process", "_EPROCESS", "Wow64Process", false},
+	{"PsGetProcessWow64Process", "_EPROCESS", "WoW64Process", false}, // its name since 10 1511
 	{"PsGetThreadId", "_ETHREAD", "Cid.UniqueThread", false},
 	{"PsGetThreadProcessId", "_ETHREAD", "Cid.UniqueProcess", false},
 	{"PsGetThreadProcess", "_ETHREAD", threadsProcess, false},
@@ -306,11 +332,13 @@ func (b *ntBuilder) inferFields(context.Context) {
 		}})
 	b.settle(shape{structName: "_EPROCESS", member: "Token", size: b.k.PointerSize(), step: b.k.PointerSize(), high: eprocessSize,
 		what: "it leads to the token of the system", check: b.isSystemToken})
+	b.settleToken()
 	b.findWitnesses()
 	b.settleThreads()
 	if len(b.witnesses) > 0 {
 		b.settleByWitnesses()
 	}
+	b.settleRest()
 }
 
 // settlePID finds the process id of System, which is 4, and the list link
@@ -348,16 +376,20 @@ func (b *ntBuilder) isSystemToken(off uint64) bool {
 	if _, err := b.k.space.Read(t[:], at); err != nil {
 		return false
 	}
-	return string(t[:8]) == "*SYSTEM*" || leUint64(t[0x18:]) == systemLUID && printable8(t[:8]) || b.isSystemUser(at)
+	return string(t[:8]) == "*SYSTEM*" || leUint64(t[0x18:]) == systemLUID && printable8(t[:8]) || b.isUserOfSystem(at)
 }
 
-// isSystemUser reports whether the first user of a token is S-1-5-18.
-func (b *ntBuilder) isSystemUser(token arch.GVA) bool {
+// isUserOfSystem reports whether the user of a token is S-1-5-18 if it lies
+// where the layout has it.
+func (b *ntBuilder) isUserOfSystem(token arch.GVA) bool {
 	f, err := b.types.field("_TOKEN", "UserAndGroups")
-	if err != nil {
-		return false
-	}
-	groups, err := b.word(token + arch.GVA(f.Offset))
+	return err == nil && b.isSystemUser(token, f.Offset)
+}
+
+// isSystemUser reports whether the first user on the list at off in a token is
+// S-1-5-18.
+func (b *ntBuilder) isSystemUser(token arch.GVA, off uint64) bool {
+	groups, err := b.word(token + arch.GVA(off))
 	if err != nil || !b.nt.KernelAddress(groups) {
 		return false
 	}

@@ -12,8 +12,7 @@ import (
 // Limits of the names of objects.
 const (
 	maxDirectories = 32
-	maxKeys        = 512 // levels of the registry
-	maxRelated     = 8   // files that are opened relative to others
+	maxRelated     = 8 // files that are opened relative to others
 )
 
 // kindOf returns the name of the type of an object, by its header.
@@ -162,64 +161,6 @@ func (s *system) deviceOf(as *vitrine.AddressSpace, file arch.GVA) string {
 		name = `\Device\` + name
 	}
 	return name
-}
-
-// keyPath returns the path of an open key: \REGISTRY\MACHINE\SOFTWARE.
-func (s *system) keyPath(as *vitrine.AddressSpace, key arch.GVA) string {
-	l := &s.l.key
-	if !l.block.ok || !l.parent.ok || !l.names.ok || !l.text.ok || !l.length.ok {
-		return ""
-	}
-	path := ""
-	block, err := s.word(as, key+l.block.off)
-	for n := 0; err == nil && s.nt.KernelAddress(block) && n < maxKeys; n++ {
-		var name string
-		if name, err = s.keyName(as, block); err != nil {
-			break
-		}
-		path = `\` + name + path
-		block, err = s.word(as, block+l.parent.off)
-	}
-	if pagedOut(err) {
-		return osi.PagedOut + path
-	}
-	return path
-}
-
-// maxKeyName is the longest name of a key in bytes.
-const maxKeyName = 512
-
-// keyName reads the name of a key control block: of one byte a character when
-// its lowest bit says so, else UTF-16.
-func (s *system) keyName(as *vitrine.AddressSpace, block arch.GVA) (string, error) {
-	l := &s.l.key
-	at, err := s.word(as, block+l.names.off)
-	if err != nil {
-		return "", err
-	}
-	kind, err := as.ReadUint8(at)
-	if err != nil {
-		return "", err
-	}
-	length, err := as.ReadUint16(at + l.length.off)
-	if err != nil {
-		return "", err
-	}
-	if length > maxKeyName {
-		return "", fmt.Errorf("name of a key at %v of %d bytes: %w", at, length, osi.ErrCorrupt)
-	}
-	if kind&1 == 0 {
-		return wide(as, at+l.text.off, int(length))
-	}
-	b := make([]byte, length)
-	if _, err := as.Read(b, at+l.text.off); err != nil {
-		return "", err
-	}
-	out := make([]rune, len(b))
-	for i, c := range b {
-		out[i] = rune(c)
-	}
-	return string(out), nil
 }
 
 // describe returns the name that a handle's object is shown by.

@@ -204,6 +204,9 @@ func (s *system) process(as *vitrine.AddressSpace, p *process) osi.Process {
 	if full := lastElement(out.Exe); strings.HasPrefix(full, out.Name) {
 		out.FullName = full
 	}
+	if !l.active.ok {
+		out.Threads = s.countThreads(as, p)
+	}
 	out.User, out.Session = s.user(as, p)
 	out.Handles = s.countHandles(as, p)
 	if user := s.userSpace(p); user != nil && p.peb != 0 {

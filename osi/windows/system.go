@@ -28,6 +28,7 @@ type system struct {
 	// Protected by mu.
 	kinds map[arch.GVA]string // names of object types, by address
 	flags *vadFlags           // nil until learnt
+	keys  *arch.GVA           // nil until learnt: see keyShift
 }
 
 var _ osi.System = (*system)(nil)

@@ -74,6 +74,16 @@ func (s *system) threads(ctx context.Context, as *vitrine.AddressSpace, p *proce
 	return s.collect(ctx, as, p.addr+s.l.process.threads.off, s.l.thread.link.off, s.w, maxThreads)
 }
 
+// countThreads counts the threads on a process's list, at least one: for
+// kernels of which it is not known where they keep the number.
+func (s *system) countThreads(as *vitrine.AddressSpace, p *process) int {
+	if !s.l.process.threads.ok || !s.l.thread.link.ok || s.triage != nil {
+		return 1
+	}
+	all, _ := s.threads(context.Background(), as, p)
+	return max(1, len(all))
+}
+
 // ThreadAt implements osi.System.
 func (s *system) ThreadAt(ctx context.Context, task arch.GVA) (osi.Thread, error) {
 	if err := ctx.Err(); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"sync"
 
 	"github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/arch"
@@ -133,6 +134,19 @@ var permissions = [8]string{"---", "r--", "--x", "r-x", "rw-", "rw-", "rwx", "rw
 // landmarks are the places in a process by which mappings get their names.
 type landmarks struct {
 	heap, stack arch.GVA
+	// images are what the process's loaders list, by address; for mappings that
+	// no file is found behind.
+	images func() map[arch.GVA]osi.Library
+}
+
+// image returns the path of the image that an address lies in, "" for none.
+func (l landmarks) image(a arch.GVA) string {
+	for _, im := range l.images() {
+		if a >= im.Base && uint64(a-im.Base) < im.Size {
+			return im.Path
+		}
+	}
+	return ""
 }
 
 // mapping makes the record of a node.
@@ -141,7 +155,10 @@ func (s *system) mapping(as *vitrine.AddressSpace, v vad, form vadFlags, at land
 	m := osi.Mapping{Range: v.Range, Perms: permissions[protection] + "p"}
 	image := form.isImage(v.flags)
 	if bitsOf(v.flags, form.private, 1) == 0 {
-		m.Name = s.mappedFile(as, v)
+		if m.Name = s.mappedFile(as, v); m.Name == "" {
+			m.Name = at.image(v.Start)
+			image = image || m.Name != ""
+		}
 		if !image && protection != 5 && protection != 7 {
 			m.Perms = permissions[protection] + "s"
 		}
@@ -212,7 +229,11 @@ func (s *system) userProcess(ctx context.Context, as *vitrine.AddressSpace, h os
 // landmarks reads the heap's address from the PEB and the stack's from the TEB
 // of the first thread; what is paged out is 0.
 func (s *system) landmarks(ctx context.Context, as, user *vitrine.AddressSpace, p *process) landmarks {
-	var at landmarks
+	at := landmarks{images: sync.OnceValue(func() map[arch.GVA]osi.Library {
+		found := map[arch.GVA]osi.Library{}
+		_ = s.fromLoaders(ctx, as, user, p, found) // what can't be read gives no name
+		return found
+	})}
 	if s.l.peb.heap.ok && p.peb != 0 {
 		at.heap, _ = s.word(user, p.peb+s.l.peb.heap.off)
 	}

@@ -62,7 +62,11 @@ func (g *Guest) token(p *Process) arch.GVA {
 		g.Kernel.Put(at, []byte("*SYSTEM*"))
 	}
 	groups, sid := g.Pool(0x20), g.Pool(0x40)
-	g.Kernel.Put(sid, p.SID)
+	user := p.SID
+	if user == nil {
+		user = []byte{1, 1, 0, 0, 0, 0, 0, 5, 18, 0, 0, 0} // S-1-5-18
+	}
+	g.Kernel.Put(sid, user)
 	g.Word(groups, uint64(sid))
 	g.set(at, "_TOKEN", "UserAndGroups", uint64(groups))
 	g.Kernel.PutUint32(at+g.At("_TOKEN", "UserAndGroupCount"), 1)
