@@ -76,6 +76,7 @@ func TestMirrorFromEnvironment(t *testing.T) {
 
 func TestKernelPatterns(t *testing.T) {
 	for pkg, want := range map[string]string{
+		"linux-image-5.10.0-32-amd64":                "5.10",
 		"linux-image-5.10.0-32-cloud-amd64":          "5.10-cloud",
 		"linux-image-6.1.0-50-amd64":                 "6.1",
 		"linux-image-6.1.0-50-cloud-amd64":           "6.1-cloud",
@@ -86,6 +87,7 @@ func TestKernelPatterns(t *testing.T) {
 		"linux-image-6.12.107+deb13-amd64":           "6.12",
 		"linux-image-6.12.107+deb13-cloud-amd64":     "6.12-cloud",
 		"linux-image-6.12.107+deb12-amd64":           "",
+		"linux-binary-7.2.13+deb14-amd64":            "7.2",
 		"linux-binary-7.2.13+deb14-cloud-amd64":      "7.2-cloud",
 		"linux-image-7.2.13+deb14-cloud-amd64":       "",
 		"linux-headers-6.1.0-50-cloud-amd64":         "",

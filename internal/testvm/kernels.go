@@ -40,6 +40,7 @@ type source struct {
 
 // sources is the matrix. A suite moves on: when it has no match any more the error says so.
 var sources = []source{
+	{"5.10", "bullseye", `^linux-image-5\.10\.0-[0-9]+-amd64$`, false, amd64},
 	{"5.10-cloud", "bullseye", `^linux-image-5\.10\.0-[0-9]+-cloud-amd64$`, false, amd64},
 	{"6.1", "bookworm", `^linux-image-6\.1\.0-[0-9]+-amd64$`, false, amd64},
 	{"6.1-cloud", "bookworm", `^linux-image-6\.1\.0-[0-9]+-cloud-amd64$`, false, amd64},
@@ -48,6 +49,7 @@ var sources = []source{
 	{"6.12-cloud", "trixie", `^linux-image-6\.12\.[0-9.]+\+deb13-cloud-amd64$`, true, amd64},
 	{"6.12-rt", "trixie", `^linux-image-6\.12\.[0-9.]+\+deb13-rt-amd64$`, true, amd64},
 	// From 7.x on the signed linux-image packages only depend on linux-binary, which has the files.
+	{"7.2", "sid", `^linux-binary-7\.2\.[0-9.]+\+deb14-amd64$`, true, amd64},
 	{"7.2-cloud", "sid", `^linux-binary-7\.2\.[0-9.]+\+deb14-cloud-amd64$`, true, amd64},
 	{"6.1-arm64", "bookworm", `^linux-image-6\.1\.0-[0-9]+-arm64$`, false, arm64},
 	{"6.1-cloud-arm64", "bookworm", `^linux-image-6\.1\.0-[0-9]+-cloud-arm64$`, false, arm64},
