@@ -171,7 +171,11 @@ func (p *planted) allocateCode(t *thread) (arch.GVA, error) {
 		return 0, fmt.Errorf("%w: %d bytes for code", errNoMemory, p.size)
 	}
 	f.Space().Invalidate()
-	return base, p.makeExecutable(t, base)
+	if err := p.makeExecutable(t, base); err != nil {
+		p.base = base
+		return 0, errors.Join(err, left(p.free(t)))
+	}
+	return base, nil
 }
 
 // makeExecutable clears the no-execute bits, where the allocator has set them:
@@ -192,12 +196,8 @@ func (p *planted) makeExecutable(t *thread, base arch.GVA) error {
 	if err == nil && int32(r) != 0 {
 		err = fmt.Errorf("make memory executable: error %d", int32(r))
 	}
-	if err != nil {
-		p.base = base
-		return errors.Join(err, left(p.free(t)))
-	}
 	t.m.as.Invalidate()
-	return nil
+	return err
 }
 
 // free gives the memory back by calls on t.
