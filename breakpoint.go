@@ -2,6 +2,7 @@ package vitrine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -10,7 +11,8 @@ import (
 
 // BreakFunc is called when a virtual processor is about to run the instruction
 // that a breakpoint is on. It may change the registers: what it leaves in r is
-// what the processor goes on with. An error ends Dispatcher.Run.
+// what the processor goes on with. An error ends Dispatcher.Run; what it has left
+// in r by then holds.
 type BreakFunc func(cpu int, r *arch.Registers) error
 
 // OverFunc does in r (and in guest data) what the instruction at r.PC does,
@@ -115,7 +117,7 @@ func (d *Dispatcher) dispatch(cpu int) error {
 			continue
 		}
 		if err := b.hit(cpu, &d.regs); err != nil {
-			return err
+			return errors.Join(err, d.store(cpu, &before)) // what has been decided holds
 		}
 	}
 	return d.proceed(cpu, &before, owners)

@@ -2,6 +2,7 @@ package implant
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"time"
@@ -154,14 +155,14 @@ func (r *run) entered(rec *record, w *engine.Wanted, t *threadCalls) error {
 		before = *h.Regs
 	}
 	value, returns, err := r.h.Entered(h)
-	if err != nil {
-		return err
-	}
-	if h.Regs != nil {
-		if err := r.answerEntry(rec, &before, returns); err != nil {
-			return err
+	if h.Regs != nil { // also when a handler has failed: what those before it have decided holds
+		if answerErr := r.answerEntry(rec, &before, returns); answerErr != nil {
+			err = errors.Join(err, answerErr)
 		}
 		returns = returns && !h.Skip
+	}
+	if err != nil {
+		return err
 	}
 	if returns {
 		r.calls.enter(t, call{index: rec.index, sp: rec.regs, who: r.thread, root: h.Root, value: value})
@@ -192,20 +193,19 @@ func (r *run) returned(rec *record, t *threadCalls) error {
 		r.regs = arch.Registers{RAX: rec.result, RSP: uint64(rec.regs) + leaveFrame + uint64(r.p.frame), CR3: rec.root}
 		h.Regs = &r.regs
 	}
+	var err error
 	if ok {
 		if rec.flags&slotSlim != 0 {
 			r.thread, h.Root = c.who, c.root
 		}
 		r.returns++
-		if err := r.h.Returned(h, c.value); err != nil {
-			return err
-		}
+		err = r.h.Returned(h, c.value)
 	}
-	switch {
-	case h.Regs == nil:
-		return nil
-	case h.Regs.RAX != rec.result:
-		return r.ring.answer(answerSkip, h.Regs.RAX)
+	if h.Regs == nil {
+		return err
 	}
-	return r.ring.answer(answerGo, 0)
+	if answerErr := r.answerReturn(rec); answerErr != nil {
+		err = errors.Join(err, answerErr)
+	}
+	return err
 }

@@ -1,6 +1,7 @@
 package implant
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -59,6 +60,44 @@ func TestDeliverPairs(t *testing.T) {
 	}
 	if c.entries != 1000 || c.returns != 1000 || r.calls.open != 0 || r.calls.lost != 0 {
 		t.Errorf("%d entries, %d returns, %d calls open, %d lost", c.entries, c.returns, r.calls.open, r.calls.lost)
+	}
+}
+
+// failing decides, as one handler of a hit may, and then fails, as the next may.
+type failing struct{}
+
+var errFailing = errors.New("a handler failed")
+
+func (failing) Entered(h *engine.Hit) (any, bool, error) {
+	h.Skip, h.SkipValue = true, 42
+	return nil, false, errFailing
+}
+
+func (failing) Returned(h *engine.Hit, _ any) error {
+	h.Regs.RAX = 43
+	return errFailing
+}
+
+// What has been decided before a handler failed holds: a thread of the guest
+// waits for it.
+func TestAnswersHoldWhenAHandlerFails(t *testing.T) {
+	r, g := fakeRun(failing{})
+	r.p.sites = make([]site, 3)
+	for n, want := range []uint64{42, 43} {
+		kind := byte(kindEnter + n)
+		i, off, _ := g.claim(unitsFor(0))
+		g.fill(i, off, 0, kind, slotSync, nil)
+		if kind == kindReturn {
+			r.calls.enter(r.calls.of(0), call{index: i})
+		}
+		if _, err := r.ring.read(batch, r.record); !errors.Is(err, errFailing) {
+			t.Fatalf("read = %v", err)
+		}
+		answer, _ := g.m.load(off + slotAnswer)
+		value, _ := g.m.load(off + slotValue)
+		if answer != answerSkip || value != want {
+			t.Errorf("answer %d with %d; want %d with %d", answer, value, answerSkip, want)
+		}
 	}
 }
 

@@ -43,6 +43,14 @@ func (r *run) answerEntry(rec *record, before *arch.Registers, returns bool) err
 	return r.ring.answer(answerGo, 0)
 }
 
+// answerReturn tells a thread that waits at a function's return what to return.
+func (r *run) answerReturn(rec *record) error {
+	if v := r.hit.Regs.RAX; v != rec.result {
+		return r.ring.answer(answerSkip, v)
+	}
+	return r.ring.answer(answerGo, 0)
+}
+
 // writeFresh stores the aligned number p at va by the page tables as they are
 // now. An address space remembers translations, and where this thread's stack is
 // an earlier one may have been, in other pages.

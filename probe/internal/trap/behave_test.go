@@ -90,6 +90,26 @@ func TestSkip(t *testing.T) {
 	}
 }
 
+// TestSkipHoldsWhenAHandlerFails: of two handlers of a hit the first may have
+// skipped the function when the second fails.
+func TestSkipHoldsWhenAHandlerFails(t *testing.T) {
+	m := newMachine(t, 1, 1)
+	p := pairProgram(m)
+	th := m.addThread([]uint64{p.addr("f2")})
+	e := New(p.config())
+	want(t, e, p, "f2")
+	rec := &recorder{t: t, m: m, log: map[int][]string{}, entered: func(h *engine.Hit) error {
+		h.Skip, h.SkipValue = true, 0x99
+		return errStop
+	}}
+	if err := e.Run(t.Context(), rec); !errors.Is(err, errStop) {
+		t.Fatalf("Run = %v", err)
+	}
+	if f2 := p.addr("f2"); th.regs.RAX != 0x99 || th.regs.RIP >= f2 && th.regs.RIP < f2+13 {
+		t.Errorf("the thread stands at %#x with %#x; want it behind f2 (%#x), with 0x99", th.regs.RIP, th.regs.RAX, f2)
+	}
+}
+
 // TestDropAndUnwanted checks that no return is delivered for calls that do not
 // want one, and nothing is planted for it.
 func TestDropAndUnwanted(t *testing.T) {
@@ -149,6 +169,12 @@ func TestChangeWhileRunning(t *testing.T) {
 	run(t, m, e, rec)
 	if got, want := logOf(rec, 0), "enter f2; leave f2 = 0x11"; got != want {
 		t.Errorf("second run saw %q, want %q", got, want)
+	}
+	if len(e.functions) != 1 || e.functions[f2] == nil {
+		t.Errorf("%d functions are kept; want f2", len(e.functions))
+	}
+	if err := e.Change(t.Context(), nil); err != nil || len(e.functions) != 0 {
+		t.Errorf("Change = %v; %d functions are kept of none", err, len(e.functions))
 	}
 }
 

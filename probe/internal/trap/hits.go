@@ -23,6 +23,9 @@ func (e *Engine) entered(f *function, cpu int, r *arch.Registers) error {
 	value, wanted, err := e.handler.Entered(h)
 	switch {
 	case err != nil:
+		if h.Skip && ret(e.cfg.Kernel, r, 0) {
+			r.RAX = h.SkipValue // a handler before the one that failed had decided it
+		}
 		return err
 	case h.Skip:
 		return e.skip(h, r)

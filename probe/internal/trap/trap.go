@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,7 +47,7 @@ type Engine struct {
 	cfg Config // immutable
 
 	mu sync.Mutex // protects the fields below
-	// functions holds what was ever wanted, analysed once.
+	// functions holds what is wanted or planted, analysed once.
 	functions map[*engine.Point]*function
 	wanted    []engine.Wanted
 	d         *vitrine.Dispatcher // nil outside Run
@@ -119,8 +120,20 @@ func (e *Engine) Change(_ context.Context, w []engine.Wanted) error {
 	}
 	if e.d != nil {
 		e.d.Post(e.replant)
+	} else {
+		e.prune(nil)
 	}
 	return errors.Join(errs...)
+}
+
+// prune forgets functions that are neither wanted nor planted. The caller holds
+// mu. Calls under way keep theirs.
+func (e *Engine) prune(planted map[*engine.Point]*function) {
+	want := make(map[*engine.Point]bool, len(e.wanted))
+	for _, w := range e.wanted {
+		want[w.Point] = true
+	}
+	maps.DeleteFunc(e.functions, func(p *engine.Point, _ *function) bool { return !want[p] && planted[p] == nil })
 }
 
 // analyse prepares a point. The caller holds mu.
@@ -218,6 +231,9 @@ func (e *Engine) replant() error {
 			return fmt.Errorf("hook %s: %w", f.point.Name, err)
 		}
 	}
+	e.mu.Lock()
+	e.prune(e.planted)
+	e.mu.Unlock()
 	return nil
 }
 
