@@ -29,7 +29,8 @@ short: ## run the tests that need no guest
 	@scripts/install-deps go
 	$(GO) test -short ./...
 
-bench: install-deps ## measure on a real guest, one table (BENCHFLAGS=-smoke: quickly)
+bench: ## measure on a real guest, one table (BENCHFLAGS=-smoke: quickly)
+	@scripts/install-deps guest go
 	$(GO) run ./bench $(BENCHFLAGS)
 
 lint: ## formatting, vet, golangci-lint

@@ -36,7 +36,7 @@ func TestRealARM64(t *testing.T) {
 		testARM64(t, arm64Guests)
 		return
 	}
-	vmtest.Skip(t, "each guest takes a minute or two to boot", "with VITRINE_TEST_ARM64=1")
+	vmtest.Skip(t, "osi/linux and trace boot a guest of arm64, these are more", "with VITRINE_TEST_ARM64=1")
 }
 
 func testARM64(t *testing.T, guests []armGuest) {
