@@ -55,7 +55,7 @@ func (s *system) keyShift(as *vitrine.AddressSpace, block arch.GVA) (shift arch.
 	}
 	for _, shift := range []arch.GVA{0, s.w, -s.w, 2 * s.w, -(2 * s.w)} {
 		path, err := s.keysAbove(as, block, shift)
-		if err != nil || path != `\`+keyRoot && !strings.HasPrefix(path, `\`+keyRoot+`\`) {
+		if root, _, _ := strings.Cut(strings.TrimPrefix(path, `\`), `\`); err != nil || !strings.EqualFold(root, keyRoot) {
 			continue
 		}
 		s.mu.Lock()
