@@ -213,30 +213,43 @@ func (l *Loop) add(h Handler) error {
 // probe makes the probe that calls a handler.
 func (l *Loop) probe(en entry, h Handler) *probe.Probe {
 	p := &probe.Probe{Func: en.symbol, Filter: l.opts.Filter, User: en.user()}
-	type call struct {
-		args  [6]uint64
-		saved arch.GVA
-		value any
-	}
-	event := func(hit *probe.Hit, c *call) *Event {
-		return &Event{Hit: hit, Name: en.name, ABI: en.abi, loop: l, ctx: l.ctx, saved: c.saved, args: &c.args}
-	}
-	p.Enter = func(hit *probe.Hit) any {
-		c := &call{}
+	p.Enter, p.Return = h.callbacks(func(hit *probe.Hit) *pending {
+		c := &pending{}
 		c.args, c.saved = argsAt(hit)
+		return c
+	}, func(hit *probe.Hit, c *pending) *Event {
+		return &Event{Hit: hit, Name: en.name, ABI: en.abi, loop: l, ctx: l.ctx, saved: c.saved, args: &c.args}
+	})
+	return p
+}
+
+// pending is what is kept of a call until it returns.
+type pending struct {
+	args  [6]uint64
+	more  []uint64 // of NT: the arguments beyond the sixth
+	saved arch.GVA
+	value any // of OnCall
+}
+
+// callbacks returns the callbacks of a probe by which the handler is called:
+// begin notes what is known of a call at its entry, event makes what the handler
+// is given. A handler without OnReturn needs no return.
+func (h Handler) callbacks(begin func(*probe.Hit) *pending, event func(*probe.Hit, *pending) *Event) (enter func(*probe.Hit) any, leave func(*probe.Hit, any)) {
+	enter = func(hit *probe.Hit) any {
+		c := begin(hit)
 		if h.OnCall != nil {
 			c.value = h.OnCall(event(hit, c))
 		}
 		return c
 	}
-	if h.OnReturn != nil {
-		p.Return = func(hit *probe.Hit, v any) {
-			if c, ok := v.(*call); ok {
-				h.OnReturn(event(hit, c), c.value)
-			}
+	if h.OnReturn == nil {
+		return enter, nil
+	}
+	return enter, func(hit *probe.Hit, v any) {
+		if c, ok := v.(*pending); ok {
+			h.OnReturn(event(hit, c), c.value)
 		}
 	}
-	return p
 }
 
 // Run waits until an operating system runs in the guest, if it was not known

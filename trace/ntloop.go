@@ -29,31 +29,15 @@ func (l *Loop) addNT(h Handler) error {
 
 // ntProbe makes the probe that calls a handler.
 func (l *Loop) ntProbe(fn ntFunction, h Handler) *probe.Probe {
-	type call struct {
-		args  [6]uint64
-		more  []uint64
-		value any
-	}
 	abi := ntABI(l.k)
-	event := func(hit *probe.Hit, c *call) *Event {
-		return &Event{Hit: hit, Name: fn.name, ABI: abi, loop: l, ctx: l.ctx, args: &c.args, more: c.more, status: fn.service}
-	}
 	p := &probe.Probe{Addr: fn.addr, Name: fn.symbol, Filter: l.opts.Filter}
-	p.Enter = func(hit *probe.Hit) any {
-		c := &call{}
+	p.Enter, p.Return = h.callbacks(func(hit *probe.Hit) *pending {
+		c := &pending{}
 		all := ntArguments(hit, fn.args)
 		c.more = all[copy(c.args[:], all):]
-		if h.OnCall != nil {
-			c.value = h.OnCall(event(hit, c))
-		}
 		return c
-	}
-	if h.OnReturn != nil {
-		p.Return = func(hit *probe.Hit, v any) {
-			if c, ok := v.(*call); ok {
-				h.OnReturn(event(hit, c), c.value)
-			}
-		}
-	}
+	}, func(hit *probe.Hit, c *pending) *Event {
+		return &Event{Hit: hit, Name: fn.name, ABI: abi, loop: l, ctx: l.ctx, args: &c.args, more: c.more, status: fn.service}
+	})
 	return p
 }
