@@ -55,6 +55,7 @@ func TestImplantRefusals(t *testing.T) {
 		"vfs_read":           "",
 		"scnprintf":          "any number of arguments",
 		"no_such_function_x": "no such kernel symbol",
+		"fdget":              "no such kernel symbol", // inlined wherever it is called, in all kernels
 	} {
 		p, err := s.Add(both(name))
 		switch {
@@ -140,8 +141,8 @@ func TestHybrid(t *testing.T) {
 	}
 }
 
-// TestImplantBesideGuestTracing: a nop that the guest's own kprobe has taken is
-// left alone, and the function gets a breakpoint.
+// TestImplantBesideGuestTracing: a nop that the guest's own kprobe or ftrace has
+// taken is left alone, and the function gets a breakpoint.
 //
 // Nobody may call that function while the guest puts its kprobe in or takes it
 // out. QEMU 7.2 with two vCPUs can translate an instruction while the kernel
@@ -150,23 +151,34 @@ func TestHybrid(t *testing.T) {
 // has no instruction, and the kernel jumps to 0. It happens within ten rounds of
 // this script and a busy getppid, without anything of ours.
 func TestImplantBesideGuestTracing(t *testing.T) {
+	// (A system call without arguments has several names, of which ftrace knows one.)
+	for name, script := range map[string][2]string{
+		"kprobe": {"echo 'p:vt __x64_sys_getppid' > kprobe_events && echo 1 > events/kprobes/vt/enable", "echo 0 > events/kprobes/vt/enable && echo > kprobe_events"},
+		"ftrace": {"echo '*_sys_getppid' > set_ftrace_filter && echo function > current_tracer", "echo nop > current_tracer && echo > set_ftrace_filter"},
+	} {
+		t.Run(name, func(t *testing.T) { testBesideGuestTracing(t, script[0], script[1]) })
+	}
+}
+
+func testBesideGuestTracing(t *testing.T, begin, end string) {
 	vm := vmtest.Shared(t, &quickGuest)
 	sh := func(script string) {
 		t.Helper()
-		if out, err := vm.Run(t.Context(), "/bin/busybox", "sh", "-c", script); err != nil {
+		if out, err := vm.Run(t.Context(), "/bin/busybox", "sh", "-c", "cd /sys/kernel/tracing && "+script); err != nil {
 			t.Fatalf("%s: %v: %s", script, err, out)
 		}
 	}
-	sh("mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null; cd /sys/kernel/tracing && echo 'p:vt __x64_sys_getppid' > kprobe_events && echo 1 > events/kprobes/vt/enable")
-	defer sh("cd /sys/kernel/tracing && echo 0 > events/kprobes/vt/enable && echo > kprobe_events")
+	sh("{ [ -e kprobe_events ] || mount -t tracefs tracefs .; } && cd /sys/kernel/tracing && " + begin)
+	defer sh(end)
 	if _, err := vm.Spawn(t.Context(), "getppid", "g"); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { // before the kprobe goes
+	defer func() { // before the guest's own goes
 		if err := vm.Kill(t.Context(), "g"); err != nil {
 			t.Error(err)
 		}
 	}()
+	text := vmtest.SnapshotText(t, vm)
 	_, s := engineSession(t, vm, &probe.Options{Engine: probe.Implant})
 	if _, err := s.Add(both("__x64_sys_getppid")); err == nil || !strings.Contains(err.Error(), "in use already") {
 		t.Errorf("Add = %v", err)
@@ -180,6 +192,29 @@ func TestImplantBesideGuestTracing(t *testing.T) {
 	if st := s.Stats(); len(st.Notes) != 1 || !strings.Contains(st.Notes[0], "in use already") {
 		t.Errorf("notes %q", st.Notes)
 	}
+	text.Unchanged(t)
+	vmtest.Healthy(t, vm)
+}
+
+// TestImplantSiteTakenLate: the guest hooks a function after it was found free and
+// before it is planted: nothing is planted, and the guest's own hook stays.
+func TestImplantSiteTakenLate(t *testing.T) {
+	vm := vmtest.Shared(t, &quickGuest)
+	sh := func(script string) {
+		t.Helper()
+		if out, err := vm.Run(t.Context(), "/bin/busybox", "sh", "-c", script); err != nil {
+			t.Fatalf("%s: %v: %s", script, err, out)
+		}
+	}
+	_, s := implantSession(t, vm, nil)
+	mustAdd(t, s, both("__x64_sys_getppid"), both("__x64_sys_getpgrp"))
+	sh("cd /sys/kernel/tracing; [ -e kprobe_events ] || mount -t tracefs tracefs .; cd /sys/kernel/tracing && echo '*_sys_getppid' > set_ftrace_filter && echo function > current_tracer")
+	defer sh("cd /sys/kernel/tracing && echo nop > current_tracer && echo > set_ftrace_filter")
+	text := vmtest.SnapshotText(t, vm)
+	if err := s.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "in use already") {
+		t.Errorf("Run = %v", err)
+	}
+	text.Unchanged(t)
 	vmtest.Healthy(t, vm)
 }
 
@@ -188,7 +223,7 @@ func TestImplantOfAnotherRun(t *testing.T) {
 	vm := vmtest.Shared(t, &quickGuest)
 	spawn(t, vm, "getppid", "g")
 	text := vmtest.SnapshotText(t, vm)
-	killVictim(t, vm)
+	killVictim(t, vm, threeCalls)
 	for _, e := range []probe.Engine{probe.Auto, probe.Implant} {
 		k, s := engineSession(t, vm, &probe.Options{Engine: e})
 		mustAdd(t, s, both("__x64_sys_getppid")) // the victim has hooked it

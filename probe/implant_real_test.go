@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vitrine-vmi/vitrine/arch"
 	"github.com/vitrine-vmi/vitrine/internal/testvm"
 	"github.com/vitrine-vmi/vitrine/internal/testvm/vmtest"
 	"github.com/vitrine-vmi/vitrine/internal/testvm/wire"
@@ -47,8 +49,10 @@ func implantGuests() []testvm.Options {
 
 // matrix is the machines beside those of implantGuests that VITRINE_TEST_MATRIX
 // adds: kernels, processors, 4- and 5-level paging ("max" has the fifth level),
-// page-table isolation, RAM of each kind. KASLR is on in all but one.
+// page-table isolation, RAM of each kind. KASLR is on in all but one. Each row is
+// held to what it says by checkMachine.
 var matrix = []testvm.Options{
+	{Kernel: "5.10", CPUs: 2, Cmdline: "no5lvl", RAM: testvm.SharedMemfd},
 	{Kernel: "5.10-cloud", CPUs: 2, RAM: testvm.SharedMemfd},
 	{Kernel: "5.10-cloud", CPUs: 4, Cmdline: "pti=on no5lvl"},
 	{Kernel: "6.1", CPUs: 1},
@@ -58,8 +62,33 @@ var matrix = []testvm.Options{
 	{Kernel: "6.1-rt", CPUs: 2, RAM: testvm.SharedMemfd},
 	{Kernel: "6.12", CPUs: 2, Cmdline: "pti=on no5lvl", RAM: testvm.SharedMemfd},
 	{Kernel: "6.12-cloud", CPUs: 4, RAM: testvm.SharedMemfd},
+	{Kernel: "7.2", CPUs: 2, Cmdline: "pti=on"},
 	{Kernel: "7.2-cloud", CPUs: 1, Cmdline: "pti=on"},
 	{Kernel: "7.2-cloud", CPUs: 4, Cmdline: "no5lvl"},
+}
+
+// checkMachine makes sure that a guest is what its row of the matrix says: a
+// kernel may ignore what it is told.
+func checkMachine(t *testing.T, vm *testvm.VM, k *kernel.Kernel) {
+	t.Helper()
+	info, err := vm.ReadFile(t.Context(), "/proc/cpuinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := vm.Options
+	mode, isolated := k.AddressSpace().Mode(), slices.Contains(strings.Fields(string(info)), "pti")
+	cpus := strings.Count(string(info), "processor\t:")
+	t.Logf("%s: %d processors, %v, page-table isolation %v", k.Release(), cpus, mode, isolated)
+	wantMode, wantIsolated, wantCPUs := arch.Paging5Level, strings.Contains(o.Cmdline, "pti=on") || o.CPU == "Haswell", max(o.CPUs, 1)
+	if strings.Contains(o.Cmdline, "no5lvl") || o.CPU == "Haswell" {
+		wantMode = arch.Paging4Level
+	}
+	if strings.Contains(o.Cmdline, "maxcpus=1") {
+		wantCPUs = 1
+	}
+	if mode != wantMode || isolated != wantIsolated || cpus != wantCPUs {
+		t.Errorf("want %d processors, %v, page-table isolation %v", wantCPUs, wantMode, wantIsolated)
+	}
 }
 
 // guestName names a machine of the matrix.
@@ -212,6 +241,7 @@ func TestImplant(t *testing.T) {
 func testImplant(t *testing.T, o *testvm.Options) {
 	vm := vmtest.Shared(t, o)
 	k, s := implantSession(t, vm, nil)
+	checkMachine(t, vm, k)
 	for i := range 3 {
 		vmtest.Spawn(t, vm, "blocked", fmt.Sprint("blocked", i))
 	}
@@ -265,20 +295,35 @@ func TestImplantVictim(t *testing.T) {
 	if qmp == "" {
 		vmtest.Skip(t, "it is a part of TestImplantKilled", "when that runs it")
 	}
-	_, s := implantSession(t, &testvm.VM{QMP: qmp}, nil)
+	k, s := implantSession(t, &testvm.VM{QMP: qmp}, nil)
+	functions := strings.Split(os.Getenv("VITRINE_TEST_VICTIM_HOOKS"), " ")
+	if functions[0] == "all" {
+		functions = nil
+		calls, err := k.Syscalls()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range calls {
+			functions = append(functions, "__x64_sys_"+c.Name)
+		}
+	}
 	var seen atomic.Bool
-	for _, f := range []string{"__x64_sys_read", "__x64_sys_getppid", "__x64_sys_close"} {
-		if _, err := s.Add(&probe.Probe{Func: f, Enter: func(*probe.Hit) any {
+	var probes []*probe.Probe
+	for _, f := range functions {
+		probes = append(probes, &probe.Probe{Func: f, Enter: func(*probe.Hit) any {
 			if !seen.Swap(true) {
 				fmt.Println("planted")
 			}
 			return nil
-		}, Return: func(*probe.Hit, any) {}}); err != nil {
-			t.Fatal(err)
-		}
+		}, Return: func(*probe.Hit, any) {}})
+	}
+	if _, err := s.AddAll(probes); err != nil {
+		t.Fatal(err)
 	}
 	t.Fatal(s.Run(t.Context()))
 }
+
+const threeCalls = "__x64_sys_read __x64_sys_getppid __x64_sys_close"
 
 func TestImplantKilled(t *testing.T) {
 	for _, o := range implantGuests() {
@@ -291,7 +336,7 @@ func testImplantKilled(t *testing.T, o *testvm.Options) {
 	vmtest.Spawn(t, vm, "blocked", "blocked")
 	vmtest.Spawn(t, vm, "getppid", "getppid")
 	text := vmtest.SnapshotText(t, vm)
-	killVictim(t, vm)
+	killVictim(t, vm, threeCalls)
 	g, err := qemu.Attach(t.Context(), vm.QMP, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -322,11 +367,12 @@ func testImplantKilled(t *testing.T, o *testvm.Options) {
 	vmtest.Healthy(t, vm)
 }
 
-// killVictim runs TestImplantVictim and kills it once it has seen a hit.
-func killVictim(t *testing.T, vm *testvm.VM) {
+// killVictim runs TestImplantVictim, which hooks the functions ("all" for all
+// system calls), and kills it once it has seen a hit.
+func killVictim(t *testing.T, vm *testvm.VM, functions string) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^TestImplantVictim$", "-test.v")
-	cmd.Env = append(os.Environ(), "VITRINE_TEST_VICTIM="+vm.QMP)
+	cmd.Env = append(os.Environ(), "VITRINE_TEST_VICTIM="+vm.QMP, "VITRINE_TEST_VICTIM_HOOKS="+functions)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
