@@ -3,6 +3,7 @@ package probe_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"sync/atomic"
 	"testing"
@@ -136,4 +137,48 @@ func TestImplantReset(t *testing.T) {
 		}
 		cancel()
 	}
+}
+
+// TestImplantDying takes implants out while threads end in functions that are
+// hooked. From some point on they are on no list of the kernel but their
+// processor's; children of a parent that ignores SIGCHLD reap themselves there.
+func TestImplantDying(t *testing.T) {
+	vm := vmtest.Shared(t, &testvm.Options{Kernel: "6.1-cloud", CPUs: 2, RAM: testvm.SharedMemfd, Cmdline: "preempt=full"})
+	const churn = "trap '' CHLD; while :; do (:)& (:)& (:)& (:)& wait; done"
+	for i := range 3 {
+		if _, err := vm.SpawnProgram(t.Context(), fmt.Sprint("churn", i), "/bin/busybox", "sh", "-c", churn); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text := vmtest.SnapshotText(t, vm)
+	k, s := implantSession(t, vm, nil)
+	var hits atomic.Uint64
+	n := 0
+	// What runs on the way from exit_notify to the end, in one kernel or another.
+	for _, name := range []string{
+		"exit_notify", "release_task", "proc_flush_pid", "put_pid", "release_thread", "put_task_struct_rcu_user", "proc_exit_connector",
+		"mpol_put_task_policy", "exit_io_context", "free_pipe_info", "__put_task_struct", "call_rcu", "dput", "d_invalidate",
+	} {
+		if _, err := k.Symbol(name); err != nil {
+			continue
+		}
+		if _, err := s.Add(counted(name, &hits)); err != nil {
+			t.Logf("%s: %v", name, err)
+			continue
+		}
+		n++
+	}
+	if n < 5 {
+		t.Fatalf("only %d functions could be hooked", n)
+	}
+	for range cycles() {
+		before := hits.Load()
+		start(t, s, func() bool { return hits.Load() > before+100 })()
+	}
+	t.Logf("%d functions, %d hits, %+v", n, hits.Load(), s.Stats().Removing)
+	vmtest.Healthy(t, vm)
+	if err := vm.Quiet(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	text.Unchanged(t)
 }

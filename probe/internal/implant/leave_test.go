@@ -37,6 +37,7 @@ const (
 
 var forgedMembers = map[string]arch.GVA{
 	"tasks": 0, "signal": 16, "thread_node": 24, "stack": 40, "thread.sp": 48, "on_rq": 56, "pid": 60, "thread_head": 0,
+	"cfs_tasks": 8, "se.group_node": 64, "rt.active.queue": 0x400, "rt.run_list": 80,
 }
 
 func newForged(t *testing.T) *forged {
@@ -49,7 +50,7 @@ func newForged(t *testing.T) *forged {
 	f.as = g.AddressSpace(arch.Paging4Level, f.space.Root())
 	f.p.code = *testCode(3)
 	f.space.Map(f.p.data, arch.PageSize, vitrinetest.Writable)
-	f.space.Map(forgedInit, arch.PageSize, vitrinetest.Writable)
+	f.space.Map(forgedInit, 2*arch.PageSize, vitrinetest.Writable)
 	f.task(forgedInit, forgedThread, initStack)
 	f.task(forgedThread, forgedInit, threadStack)
 	f.task(forgedIdle, forgedIdle, idleStack)
@@ -85,7 +86,7 @@ func (f *forged) Enum(string, string) (int64, error)         { return 0, errors.
 func (f *forged) InRegisters(string) error                   { return nil }
 
 func (f *forged) Symbol(name string) (arch.GVA, bool) {
-	a, ok := map[string]arch.GVA{"init_task": forgedInit, "current_task": 0, idleTasks: 8}[name]
+	a, ok := map[string]arch.GVA{"init_task": forgedInit, "current_task": 0, idleTasks: 8, runqueuesVar: 16}[name]
 	return a, ok
 }
 
@@ -213,6 +214,44 @@ func TestLeaveWaitsForUnreadableStack(t *testing.T) {
 	at := f.space.Phys(page)
 	f.space.Unmap(page)
 	f.drained(t, threadStack+forgedBack, func() { f.space.MapTo(page, at, arch.PageSize, vitrinetest.Writable) })
+}
+
+// queue puts tasks into a list of a processor's run queue.
+func (f *forged) queue(cpu int, list, entry string, tasks ...arch.GVA) {
+	head := forgedPerCPU + arch.GVA(64*cpu) + 16 + forgedMembers[list]
+	at := head
+	for _, task := range tasks {
+		node := task + forgedMembers[entry]
+		f.space.PutUint64(at, uint64(node))
+		at = node
+	}
+	f.space.PutUint64(at, uint64(head))
+}
+
+// A thread that was preempted on its way through do_exit is off the list of
+// tasks, and waits for its processor.
+func TestLeaveDyingThread(t *testing.T) {
+	for list, entry := range map[string]string{"cfs_tasks": "se.group_node", "rt.active.queue": "rt.run_list"} {
+		t.Run(list, func(t *testing.T) {
+			f := newForged(t)
+			dying, stack := forgedInit+0xd00, arch.GVA(0xffffc90000030000)
+			f.task(dying, dying, stack)
+			f.space.PutUint64(stack+forgedBack, f.back())
+			f.queue(0, list, entry)
+			f.queue(1, list, entry, forgedThread, dying)
+			f.drained(t, stack+forgedBack)
+		})
+	}
+}
+
+// A run queue that is just being changed is looked at again.
+func TestLeaveTornRunQueue(t *testing.T) {
+	f := newForged(t)
+	f.space.PutUint64(threadStack+forgedBack, f.back())
+	f.queue(0, "cfs_tasks", "se.group_node", forgedThread)
+	node := forgedThread + forgedMembers["se.group_node"]
+	f.space.PutUint64(node, uint64(node)) // on a list that a load balancer has, of which this is not the head
+	f.drained(t, threadStack+forgedBack, func() { f.queue(0, "cfs_tasks", "se.group_node") })
 }
 
 func TestLeaveIdleTask(t *testing.T) {

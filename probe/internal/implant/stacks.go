@@ -15,6 +15,7 @@ type stacks struct {
 	m *machine
 	c *code
 
+	queues                        []queue
 	size                          uint64
 	tasks, signal, head, node     uint64
 	stack, sp, onRunqueue, pidOff uint64
@@ -36,7 +37,7 @@ type verdict struct {
 }
 
 func newStacks(m *machine, c *code) (*stacks, error) {
-	s := &stacks{m: m, c: c, size: stackSize(m.f)}
+	s := &stacks{m: m, c: c, size: stackSize(m.f), queues: findQueues(m.f)}
 	for _, o := range []struct {
 		to         *uint64
 		name, path string
@@ -113,6 +114,9 @@ func (s *stacks) processors(v *verdict) error {
 	}
 	for _, cpu := range up { // once it is known which of them run
 		if err := s.idle(cpu, v); err != nil {
+			return err
+		}
+		if err := s.queued(cpu, v); err != nil {
 			return err
 		}
 	}
