@@ -15,10 +15,10 @@ import (
 type identified struct{ attach, describe, open time.Duration }
 
 // identify attaches anew, identifies the guest and lets go of it.
-func identify(ctx context.Context, e *env, opts *kernel.Options) (identified, error) {
+func identify(ctx context.Context, qmp string, opts *kernel.Options) (identified, error) {
 	var d identified
 	start := time.Now()
-	g, err := qemu.Attach(ctx, e.vm.QMP, nil)
+	g, err := qemu.Attach(ctx, qmp, nil)
 	if err != nil {
 		return d, fmt.Errorf("attach: %w", err)
 	}
@@ -49,30 +49,30 @@ func measureAttach(ctx context.Context, e *env, t *table) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	if err := measureIdentify(ctx, e, t, "cold", "< 1s", nil); err != nil {
+	if err := measureIdentify(ctx, e.o, e.vm.QMP, t, "attach and identify, cold", "< 1s", nil); err != nil {
 		return err
 	}
 	opts := &kernel.Options{CacheDir: dir}
-	if _, err := identify(ctx, e, opts); err != nil { // fills the cache
+	if _, err := identify(ctx, e.vm.QMP, opts); err != nil { // fills the cache
 		return err
 	}
-	if err := measureIdentify(ctx, e, t, "warm", "< 200ms", opts); err != nil {
+	if err := measureIdentify(ctx, e.o, e.vm.QMP, t, "attach and identify, warm", "< 200ms", opts); err != nil {
 		return err
 	}
 	return e.open(ctx)
 }
 
-func measureIdentify(ctx context.Context, e *env, t *table, name, goal string, opts *kernel.Options) error {
+func measureIdentify(ctx context.Context, o *options, qmp string, t *table, what, goal string, opts *kernel.Options) error {
 	var attach, describe, open, all times
-	for range e.o.repeat() {
-		d, err := identify(ctx, e, opts)
+	for range o.repeat() {
+		d, err := identify(ctx, qmp, opts)
 		if err != nil {
 			return err
 		}
 		attach, describe, open = append(attach, d.attach), append(describe, d.describe), append(open, d.open)
 		all = append(all, d.attach+d.describe+d.open)
 	}
-	t.add("attach and identify, "+name, short(all.median()).String(), goal, fmt.Sprintf("attach %v, kernel %v, system %v; %v",
+	t.add(what, short(all.median()).String(), goal, fmt.Sprintf("attach %v, kernel %v, system %v; %v",
 		short(attach.median()), short(describe.median()), short(open.median()), all))
 	return nil
 }

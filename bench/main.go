@@ -8,6 +8,7 @@
 //	go run ./bench -smoke               about a minute, to see that everything works
 //	go run ./bench -only getppid,tar    these loops alone
 //	go run ./bench -only attach,memory  these parts alone; there are processes and tracers, too
+//	go run ./bench -only nt             lists of guests laid out as NT is, which need the data of tests/ntguest
 //	go run ./bench -json                one JSON object a line instead of the tables
 //
 // The parts are also Go benchmarks: go test -bench . ./bench
@@ -135,6 +136,10 @@ func (o *options) crowds() []int {
 // run measures everything and prints the table to out; what it is doing goes to
 // progress.
 func run(ctx context.Context, out, progress io.Writer, o *options) error {
+	if o.only == ntPart {
+		t := table{setting: fmt.Sprintf("guests: tests/ntguest, 2 vCPUs, TCG; host: %s, %d CPUs, load %s", cpuModel(), runtime.NumCPU(), loadAverage())}
+		return errors.Join(measureNT(ctx, o, &t), t.write(out, o))
+	}
 	e, err := boot(ctx, o, progress)
 	if err != nil {
 		return err
@@ -160,13 +165,21 @@ func run(ctx context.Context, out, progress io.Writer, o *options) error {
 			break
 		}
 	}
+	if err == nil && o.only != "" && o.wants(ntPart) {
+		err = measureNT(ctx, o, &t)
+	}
 	t.setting = fmt.Sprintf("guest: %s, -cpu %s, %d vCPUs, %d MiB, TCG; host: %s, %d CPUs, load %s",
 		e.k.Release(), o.cpu, e.g.CPUs(), e.g.MemoryBytes()>>20, cpuModel(), runtime.NumCPU(), loadAverage())
 	// What was measured before a failure, or an interrupt, has taken minutes.
+	return errors.Join(err, t.write(out, o))
+}
+
+// write writes the tables as the options say.
+func (t *table) write(out io.Writer, o *options) error {
 	if o.json {
-		return errors.Join(err, t.writeJSON(out))
+		return t.writeJSON(out)
 	}
-	return errors.Join(err, t.print(out))
+	return t.print(out)
 }
 
 // cpuModel returns what the host's processor calls itself.

@@ -49,11 +49,21 @@ func measureProcesses(ctx context.Context, e *env, t *table) error {
 }
 
 func measureCrowd(ctx context.Context, e *env, t *table, n int) error {
+	goal := ""
+	if n == 2000 {
+		goal = "< 100ms"
+	}
+	return measureList(ctx, e.o, e.sys, t, "ps of %d processes", goal, n)
+}
+
+// measureList measures lists of all processes, of which there are at least n.
+// What has a place for how many there are.
+func measureList(ctx context.Context, o *options, sys osi.System, t *table, what, goal string, n int) error {
 	var all, handles times
 	listed := 0
-	for range e.o.repeat() {
+	for range o.repeat() {
 		start := time.Now()
-		got, err := listAll(ctx, e.sys)
+		got, err := listAll(ctx, sys)
 		if err != nil {
 			return err
 		}
@@ -63,18 +73,14 @@ func measureCrowd(ctx context.Context, e *env, t *table, n int) error {
 		}
 		listed = got
 		start = time.Now()
-		for _, err := range e.sys.ProcessHandles(ctx) {
+		for _, err := range sys.ProcessHandles(ctx) {
 			if err != nil {
 				return fmt.Errorf("list handles: %w", err)
 			}
 		}
 		handles = append(handles, time.Since(start))
 	}
-	goal := ""
-	if n == 2000 {
-		goal = "< 100ms"
-	}
-	t.add(fmt.Sprintf("ps of %d processes", listed), short(all.median()).String(), goal,
+	t.add(fmt.Sprintf(what, listed), short(all.median()).String(), goal,
 		fmt.Sprintf("%v a process; handles alone %v; %v", short(all.median()/time.Duration(listed)), short(handles.median()), all))
 	return nil
 }
