@@ -27,8 +27,8 @@ func TestNTClock(t *testing.T) {
 	start := time.Date(2003, 4, 24, 8, 0, 0, 0, time.UTC)
 	units := uint64(start.Unix()+11_644_473_600) * 10_000_000
 	tick := func(ran time.Duration) {
-		put(shared+sharedInterruptTime, uint64(time.Hour+ran)/100)
-		put(shared+sharedSystemTime, units+uint64(ran)/100)
+		put(shared+0x08, uint64(time.Hour+ran)/100)
+		put(shared+0x14, units+uint64(ran)/100)
 	}
 	for _, s := range []struct{ tick, ran, want time.Duration }{
 		{0, 0, 0}, {0, ms(7), ms(7)}, {ms(15), ms(16), ms(16)}, {ms(31), ms(30), ms(31)}, {ms(31), ms(50), ms(51)},
@@ -38,7 +38,7 @@ func TestNTClock(t *testing.T) {
 			t.Errorf("after %v: %v, %v, want %v", s.ran, got, ok, start.Add(s.want))
 		}
 	}
-	space.Put(shared+sharedSystemTime+8, []byte{1, 2, 3, 4})
+	space.Put(shared+0x14+8, []byte{1, 2, 3, 4})
 	if got, ok := c.at(ms(60)); ok {
 		t.Errorf("a time that is just being written is read as %v", got)
 	}
