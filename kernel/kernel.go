@@ -40,6 +40,10 @@ type Options struct {
 	// Symbols fits; what it sends is kept in the first folder of Symbols. ""
 	// means that the network is not used.
 	SymbolServer string
+	// NoLayouts leaves the layouts of NT's builds unused, which the program
+	// carries: only what the kernel itself and exact symbols tell is believed.
+	// It shows what is known without them; much is missing then.
+	NoLayouts bool
 	// Progress, when not nil, is called with a few words before each step that
 	// may take a while. It is called from the goroutine that called Describe.
 	Progress func(step string)

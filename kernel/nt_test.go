@@ -156,6 +156,70 @@ func checkInference(t *testing.T, name string, c nttest.Config, members []string
 	}
 }
 
+// A kernel that claims a build and is laid out as another one that is known is
+// read by the layout of that one, also what has neither an accessor nor a shape.
+func TestNTAgreeingLayout(t *testing.T) {
+	for _, b := range ntBuilds {
+		for _, build := range []int{2600, 6002, 9200, 17763, 99999} {
+			c := b.config()
+			c.Build = build
+			_, claimed, _ := kernel.NTLayout(build, b.x64())
+			_, real, _ := kernel.NTLayout(b.build, b.x64())
+			k, err := kernel.Describe(t.Context(), nttest.New(c).Guest(), nil)
+			if err != nil {
+				t.Errorf("%s as %d: %v", b.name, build, err)
+				continue
+			}
+			disagree := strings.Contains(strings.Join(k.Missing(), "; "), "accessors disagree with it")
+			if by := k.Facts()["types"]; disagree != strings.Contains(by, "accessors agree") || claimed == real && disagree {
+				t.Errorf("%s as %d: types by %q, missing %q", b.name, build, by, k.Missing())
+			}
+			for _, m := range []string{"_HANDLE_TABLE.TableCode", "_FILE_OBJECT.FileName", "_TOKEN.UserAndGroups", "_EPROCESS.VadRoot", "_ETHREAD.Win32StartAddress"} {
+				structName, path, _ := strings.Cut(m, ".")
+				want, _ := c.Offset(structName, path)
+				if f, err := k.Types().Field(structName, path); err != nil || f.Offset != want {
+					t.Errorf("%s as %d: %s at %#x, %v, want %#x (types by %s)", b.name, build, m, f.Offset, err, want, k.Facts()["types"])
+				}
+			}
+		}
+	}
+}
+
+// essentialMembers are those by which processes are listed.
+var essentialMembers = []string{"_KPROCESS.DirectoryTableBase", "_EPROCESS.UniqueProcessId", "_EPROCESS.ActiveProcessLinks",
+	"_EPROCESS.ImageFileName", "_EPROCESS.InheritedFromUniqueProcessId", "_EPROCESS.Peb"}
+
+// Without any layout, the members by which processes are listed are found by
+// the kernel's own code and by what lies there.
+func TestNTWithoutLayouts(t *testing.T) {
+	for _, b := range ntBuilds {
+		for _, move := range []bool{false, true} {
+			c := b.config()
+			if move {
+				c.Offset = moved(c.Offset)
+			}
+			k, err := kernel.Describe(t.Context(), nttest.New(c).Guest(), &kernel.Options{NoLayouts: true})
+			if err != nil {
+				t.Errorf("%s: %v", b.name, err)
+				continue
+			}
+			for _, m := range essentialMembers {
+				structName, path, _ := strings.Cut(m, ".")
+				want, _ := c.Offset(structName, path)
+				if f, err := k.Types().Field(structName, path); err != nil || f.Offset != want {
+					t.Errorf("%s, moved %v: %s at %#x, %v, want %#x", b.name, move, m, f.Offset, err, want)
+				}
+				if by := k.Facts()[m]; strings.Contains(by, "layout") {
+					t.Errorf("%s: %s is said to be known by %q", b.name, m, by)
+				}
+			}
+			if all := strings.Join(k.Missing(), "; "); !strings.Contains(all, "layouts") {
+				t.Errorf("%s: that there are no layouts is not said: %s", b.name, all)
+			}
+		}
+	}
+}
+
 func TestNTWaysToTheKernel(t *testing.T) {
 	for _, b := range ntBuilds {
 		for name, change := range map[string]func(c *nttest.Config){

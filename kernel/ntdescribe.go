@@ -224,6 +224,11 @@ func (b *ntBuilder) readSymbolName() {
 
 // chooseLayout takes the layout that is nearest to the kernel's build.
 func (b *ntBuilder) chooseLayout() {
+	if b.d.opts.NoLayouts {
+		b.useLayout("the kernel itself")
+		b.k.lacks("layouts: they were not to be used; members are known where the kernel itself tells them")
+		return
+	}
 	b.layout, b.exact = layouts.Find(b.nt.Build, b.nt.Revision, b.nt.X64)
 	by := fmt.Sprintf("layout of build %v", b.layout)
 	if !b.exact {
@@ -232,6 +237,17 @@ func (b *ntBuilder) chooseLayout() {
 	if !b.exact && b.extra == nil {
 		b.k.lacks(fmt.Sprintf("layout of build %d: none is known; members are taken from %v where the kernel itself does not tell", b.nt.Build, b.layout))
 	}
+	if l := b.agreeingLayout(); l != nil && b.extra == nil {
+		b.k.lacks(fmt.Sprintf("layout of build %v: accessors disagree with it; that of %v is used, with which they agree", b.layout, l))
+		b.layout, b.exact = l, false
+		by = fmt.Sprintf("layout of build %v, with which accessors agree", l)
+	}
+	b.useLayout(by)
+}
+
+// useLayout makes the types: of the layout, if there is one, and of the exact
+// symbols.
+func (b *ntBuilder) useLayout(by string) {
 	b.types = newNTTypes(b.layout, by)
 	if b.extra != nil {
 		b.types.exact, b.types.exactBy = b.extra, b.exactBy

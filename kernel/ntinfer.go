@@ -248,6 +248,17 @@ func (b *ntBuilder) readAccessor(export string) (infer.Value, error) {
 // maxMember bounds what an accessor may say: larger than any structure here.
 const maxMember = 0x2000
 
+// field returns the member that an accessor's code tells of.
+func (a *accessor) field(v infer.Value) (Field, bool) {
+	switch {
+	case a.address && len(v.Loads) == 0 && v.Add > 0 && v.Add < maxMember:
+		return Field{Offset: uint64(v.Add)}, true
+	case !a.address && len(v.Loads) == 1 && v.Add == 0 && v.Loads[0].Offset > 0 && v.Loads[0].Offset < maxMember:
+		return Field{Offset: uint64(v.Loads[0].Offset), Size: uint64(v.Loads[0].Size)}, true
+	}
+	return Field{}, false
+}
+
 // learnAccessors decodes all accessors and puts what they say over the layout,
 // never over exact symbols: of those a difference is told.
 func (b *ntBuilder) learnAccessors() {
@@ -256,13 +267,8 @@ func (b *ntBuilder) learnAccessors() {
 		if err != nil || v.Base != infer.Param {
 			continue
 		}
-		var f Field
-		switch {
-		case a.address && len(v.Loads) == 0 && v.Add > 0 && v.Add < maxMember:
-			f = Field{Offset: uint64(v.Add)}
-		case !a.address && len(v.Loads) == 1 && v.Add == 0 && v.Loads[0].Offset > 0 && v.Loads[0].Offset < maxMember:
-			f = Field{Offset: uint64(v.Loads[0].Offset), Size: uint64(v.Loads[0].Size)}
-		default:
+		f, ok := a.field(v)
+		if !ok {
 			continue
 		}
 		b.tell(a.structName, a.member, f, a.export)

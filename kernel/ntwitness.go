@@ -306,7 +306,7 @@ const maxThread = 0xa00
 // searchThreads tries every list in System.
 func (b *ntBuilder) searchThreads() bool {
 	size := uint64(b.k.PointerSize())
-	for head := uint64(0x100); head < b.sizeOf("_EPROCESS"); head += size {
+	for head := uint64(0x100); head < eprocessSize; head += size { // the size that a layout tells may be another build's
 		nodes, err := b.ring(b.nt.System + arch.GVA(head))
 		if err != nil || len(nodes) < 2 || b.inImage(nodes[1]) {
 			continue
