@@ -50,12 +50,12 @@ func (k EventKind) String() string {
 // holds is right also when the process has ended since.
 type Event struct {
 	Kind EventKind
-	Time time.Time // host time; for Existing when it was found
-	VCPU int       // the virtual processor that it happened on, -1 for Existing
+	Time time.Time // by the guest's clock where it tells its time, else the host's, as of Existing, when it was found
+	VCPU int       // the virtual processor that it happened on, -1 for Existing and where it is not known
 	Task arch.GVA  // of the thread; of a process that starts, execs or exists its first one
 
 	PID, PPID int
-	TID       int      // the thread that started, ended or runs; of an Exit the last one
+	TID       int      // the thread that started, ended or runs; of an Exit the last one, of NT a first one
 	Name      string   // of the process; of thread events and task changes the thread's
 	Exe       string   // path of the executable, as Process has it; empty for threads and task changes
 	Args      []string // the command line; nil for threads and task changes
@@ -66,7 +66,7 @@ type Event struct {
 	ThreadID string // Thread.ID; of thread events and task changes only
 
 	// Of Exit and ThreadExit:
-	ExitCode int  // what it gave to exit, 0 to 255
+	ExitCode int  // what it gave to exit, 0 to 255; of NT the 32 bits of the status
 	Signal   int  // the signal that ended it, 0 if none did
 	Core     bool // and it left a memory dump
 
@@ -87,6 +87,24 @@ type EventSource interface {
 	// Alive lists the processes whose Exit is still to come, as far as probes that
 	// are planted now will see it.
 	Alive(ctx context.Context) iter.Seq2[Process, error]
+}
+
+// EventLooker is implemented by an EventSource whose kernel has no function for
+// some of its events: it looks again and again at what there is.
+type EventLooker interface {
+	EventSource
+	// WatchEvents is EventProbes, for which it stands. Look, which calls emit as
+	// the probes do, is run from when they are planted until its context ends.
+	WatchEvents(ctx context.Context, kinds []EventKind, emit func(Event)) (probes []*probe.Probe, look func(context.Context), err error)
+}
+
+// watched returns what sees a system's events.
+func watched(ctx context.Context, src EventSource, kinds []EventKind, emit func(Event)) (probes []*probe.Probe, look func(context.Context), err error) {
+	if l, ok := src.(EventLooker); ok {
+		return l.WatchEvents(ctx, kinds, emit)
+	}
+	probes, err = src.EventProbes(kinds, emit)
+	return probes, nil, err
 }
 
 // EventsOptions say which events to tell of. Nil means those of processes.
@@ -114,7 +132,7 @@ func (o *EventsOptions) kinds() []EventKind {
 //
 // The events come from the guest kernel's own functions, by probes that Events
 // adds to s, runs together with what else s has, and takes out at the end.
-// Nothing that lives shortly is missed. Emit is called for one event at a time,
+// Nothing that lives shortly is missed; see the provider for NT's exceptions. Emit is called for one event at a time,
 // not always on the same goroutine; under sync delivery the guest waits for it.
 func Events(ctx context.Context, sys System, s *probe.Session, opts *EventsOptions, emit func(*Event) error) error {
 	src, ok := sys.(EventSource)
@@ -126,14 +144,14 @@ func Events(ctx context.Context, sys System, s *probe.Session, opts *EventsOptio
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	w := newWatch(opts.NoExisting, emit, cancel)
-	probes, err := src.EventProbes(opts.kinds(), w.happened)
+	probes, look, err := watched(ctx, src, opts.kinds(), w.happened)
 	if err != nil {
 		cancel()
 		return fmt.Errorf("watch events: %w", err)
 	}
 	planted, err := s.AddAll(probes)
 	if err == nil {
-		s.WhenRunning(func() { w.begin(ctx, src) })
+		s.WhenRunning(func() { w.begin(ctx, src, look) })
 		err = s.Run(ctx)
 	}
 	cancel()

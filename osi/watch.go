@@ -21,7 +21,7 @@ import (
 type watch struct {
 	noExisting bool
 	cancel     context.CancelFunc
-	listing    sync.WaitGroup
+	listing    sync.WaitGroup // and looking
 
 	mu      sync.Mutex // protects the fields below
 	room    sync.Cond  // on mu: waiting has become shorter, or the watch has ended
@@ -42,8 +42,8 @@ func newWatch(noExisting bool, emit func(*Event) error, cancel context.CancelFun
 	return w
 }
 
-// begin starts the list: the probes are planted.
-func (w *watch) begin(ctx context.Context, src EventSource) {
+// begin starts the list, and look if there is one: the probes are planted.
+func (w *watch) begin(ctx context.Context, src EventSource, look func(context.Context)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.ended {
@@ -54,6 +54,20 @@ func (w *watch) begin(ctx context.Context, src EventSource) {
 		defer w.listing.Done()
 		w.list(ctx, src)
 	}()
+	if look != nil {
+		w.listing.Add(1)
+		go func() {
+			defer w.listing.Done()
+			defer func() {
+				if v := recover(); v != nil {
+					w.mu.Lock()
+					defer w.mu.Unlock()
+					w.panicked(v)
+				}
+			}()
+			look(ctx)
+		}()
+	}
 }
 
 // list makes the list and lets the events that waited go.
@@ -86,8 +100,12 @@ func (w *watch) list(ctx context.Context, src EventSource) {
 // probes: the end of the watch, with the guest left clean.
 func (w *watch) guard() {
 	if v := recover(); v != nil {
-		w.fail(&probe.PanicError{Func: "Events", Value: v, Stack: debug.Stack()})
+		w.panicked(v)
 	}
+}
+
+func (w *watch) panicked(v any) {
+	w.fail(&probe.PanicError{Func: "Events", Value: v, Stack: debug.Stack()})
 }
 
 // existing emits the listed processes, but for those whose start was seen.

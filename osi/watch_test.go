@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -50,6 +52,12 @@ func (o *told) emit(e *Event) error {
 	return nil
 }
 
+func (o *told) told() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Clone(o.out)
+}
+
 func TestWatchPutsListAndStreamTogether(t *testing.T) {
 	ev := func(k EventKind, id string) Event { return Event{Kind: k, ID: id} }
 	for _, tt := range []struct {
@@ -76,7 +84,7 @@ func TestWatchPutsListAndStreamTogether(t *testing.T) {
 			}
 			var o told
 			w := newWatch(false, o.emit, func() {})
-			w.begin(t.Context(), src)
+			w.begin(t.Context(), src, nil)
 			for _, e := range tt.before {
 				w.happened(e)
 			}
@@ -99,7 +107,7 @@ func TestWatchWithoutExisting(t *testing.T) {
 	close(src.hold)
 	var o told
 	w := newWatch(true, o.emit, func() {})
-	w.begin(t.Context(), src)
+	w.begin(t.Context(), src, nil)
 	w.listing.Wait()
 	w.happened(Event{Kind: EventExit, ID: "a"})
 	if diff := cmp.Diff([]string{"exit a"}, o.out); diff != "" {
@@ -124,7 +132,7 @@ func TestWatchFails(t *testing.T) {
 			close(tt.src.hold)
 			ctx, cancel := context.WithCancel(t.Context())
 			w := newWatch(false, tt.emit, cancel)
-			w.begin(ctx, tt.src)
+			w.begin(ctx, tt.src, nil)
 			<-ctx.Done()
 			w.end()
 			if w.err == nil || !strings.Contains(w.err.Error(), tt.want) {
@@ -134,12 +142,68 @@ func TestWatchFails(t *testing.T) {
 	}
 }
 
+// What a source sees by looking goes where the probes' events go, until the end.
+func TestWatchLooks(t *testing.T) {
+	src := &madeUp{hold: make(chan struct{}), procs: []Process{{ID: "a"}}}
+	close(src.hold)
+	ctx, cancel := context.WithCancel(t.Context())
+	var o told
+	w := newWatch(false, o.emit, cancel)
+	w.begin(ctx, src, func(ctx context.Context) {
+		w.happened(Event{Kind: EventStart, ID: "b"})
+		<-ctx.Done()
+		w.happened(Event{Kind: EventExit, ID: "b"})
+	})
+	for len(o.told()) < 2 {
+		runtime.Gosched()
+	}
+	cancel()
+	w.end()
+	got := o.told()
+	slices.Sort(got[:2]) // the list is made meanwhile
+	if diff := cmp.Diff([]string{"existing a", "start b"}, got[:2]); diff != "" || w.err != nil {
+		t.Errorf("%v\n%s", w.err, diff)
+	}
+}
+
+// A panic of emit while looking ends the watch as one in a callback does.
+func TestWatchLookPanics(t *testing.T) {
+	src := &madeUp{hold: make(chan struct{})}
+	close(src.hold)
+	ctx, cancel := context.WithCancel(t.Context())
+	w := newWatch(false, func(*Event) error { panic("enough") }, cancel)
+	w.begin(ctx, src, func(context.Context) { panic("of its own") })
+	<-ctx.Done()
+	w.end()
+	var p *probe.PanicError
+	if !errors.As(w.err, &p) {
+		t.Errorf("error %v", w.err)
+	}
+}
+
+// watching is a source that looks.
+type watching struct{ madeUp }
+
+func (w *watching) WatchEvents(context.Context, []EventKind, func(Event)) ([]*probe.Probe, func(context.Context), error) {
+	return []*probe.Probe{{Func: "f"}}, func(context.Context) {}, nil
+}
+
+func TestWatched(t *testing.T) {
+	probes, look, err := watched(t.Context(), &watching{}, nil, nil)
+	if len(probes) != 1 || look == nil || err != nil {
+		t.Errorf("%d probes, %v", len(probes), err)
+	}
+	if probes, look, err = watched(t.Context(), &madeUp{}, nil, nil); len(probes) != 0 || look != nil || err != nil {
+		t.Errorf("%d probes, %v, of one that does not look", len(probes), err)
+	}
+}
+
 // TestWatchBoundsWhatWaits has more events than may wait for the list.
 func TestWatchBoundsWhatWaits(t *testing.T) {
 	src := &madeUp{hold: make(chan struct{}), procs: []Process{{ID: "a"}}}
 	n := 0
 	w := newWatch(false, func(*Event) error { n++; return nil }, func() {})
-	w.begin(t.Context(), src)
+	w.begin(t.Context(), src, nil)
 	for range maxWaiting {
 		w.happened(Event{Kind: EventTaskChange})
 	}

@@ -28,10 +28,6 @@ type ntNames struct {
 // imageOf tells what lies in the kernel's image.
 type imageOf func() (base, end arch.GVA)
 
-// maxNtdlls is how many processes are asked for their ntdll.dll: parts of it may
-// be paged out in one and not in another.
-const maxNtdlls = 8
-
 // newNTNames reads the service table, and names its entries by the stubs of
 // ntdll.dll, which every process has. Sys may be nil: then only those are named
 // that the kernel has stubs of itself.
@@ -42,53 +38,12 @@ func newNTNames(ctx context.Context, k *kernel.Kernel, sys osi.System) *ntNames 
 		return n
 	}
 	if sys != nil {
-		nameByNtdll(ctx, n.services, sys)
+		osi.NameServices(ctx, sys, n.services)
 	}
 	for _, s := range n.services.Named() {
 		n.byName[s.Name] = s
 	}
 	return n
-}
-
-// nameByNtdll asks processes until all services have names, or asking more
-// brings nothing.
-func nameByNtdll(ctx context.Context, services *kernel.Services, sys osi.System) {
-	left, asked := services.Unnamed(), 0
-	for h, err := range sys.ProcessHandles(ctx) {
-		if err != nil || left == 0 || asked >= maxNtdlls {
-			return
-		}
-		base := ntdllOf(ctx, sys, h)
-		if base == 0 {
-			continue
-		}
-		as, err := sys.AddressSpace(ctx, h)
-		if err != nil {
-			continue
-		}
-		before := left
-		if left, err = services.NameBy(as, base); err != nil {
-			continue
-		}
-		if asked++; left == before && asked > 1 {
-			return
-		}
-	}
-}
-
-// ntdllOf returns where a process has the ntdll.dll of the kernel's width, 0 if
-// it is not seen.
-func ntdllOf(ctx context.Context, sys osi.System, h osi.Handle) arch.GVA {
-	for l, err := range sys.Libraries(ctx, h) {
-		if err != nil {
-			return 0
-		}
-		path := strings.ToLower(l.Path)
-		if strings.EqualFold(l.Name, "ntdll.dll") && !strings.Contains(path, `\syswow64\`) && !strings.Contains(path, `\sysarm32\`) {
-			return l.Base
-		}
-	}
-	return 0
 }
 
 // ntFunction is a function of an NT kernel.

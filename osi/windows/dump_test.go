@@ -45,6 +45,8 @@ func exists(name string) bool {
 func TestRealTriageDump(t *testing.T) {
 	path := reference(t, "nt-dumps/win10-19041-x64-triage.dmp")
 	symbols := reference(t, "nt-dumps/ntkrnlmp-5278AFF86C341677D7D7835C85B7B844-1.isf.json.xz")
+	answers := map[string][]osi.Module{}
+	systems := map[string][]osi.Process{}
 	for name, opts := range map[string]*kernel.Options{"layouts": nil, "symbols": {Symbols: []string{symbols}}} {
 		g, err := dump.Open(t.Context(), path, nil)
 		if err != nil {
@@ -65,7 +67,28 @@ func TestRealTriageDump(t *testing.T) {
 		if k.Release() != "10.0.19041" || k.Base() != 0xfffff8047ba00000 {
 			t.Errorf("%s: %s at %v", name, k.Release(), k.Base())
 		}
+		if c := g.WindowsCrash(); c.BugCheck != 0x1000007e || c.Build != 19041 {
+			t.Errorf("%s: bug check %#x of build %d", name, c.BugCheck, c.Build)
+		}
 		checkTriage(t, name, sys)
+		for m, err := range sys.Modules(t.Context()) {
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			answers[name] = append(answers[name], m)
+		}
+		for p, err := range sys.Processes(t.Context()) {
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			systems[name] = append(systems[name], p)
+		}
+	}
+	if diff := cmp.Diff(answers["layouts"], answers["symbols"]); diff != "" || len(answers["layouts"]) != 151 {
+		t.Errorf("%d drivers (-by layouts +by symbols):\n%s", len(answers["layouts"]), diff)
+	}
+	if diff := cmp.Diff(systems["layouts"], systems["symbols"]); diff != "" {
+		t.Errorf("processes (-by layouts +by symbols):\n%s", diff)
 	}
 }
 

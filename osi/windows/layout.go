@@ -23,8 +23,8 @@ type layout struct {
 		size                                                                                                      int
 	}
 	thread struct {
-		pid, tid, link, process, created, state, wait, teb, processor, start member
-		size                                                                 int
+		pid, tid, link, process, created, state, wait, teb, processor, start, exited, exitStatus member
+		size                                                                                     int
 	}
 	loader struct{ base, size, full, short member }
 	peb    struct{ loader, params, heap member }
@@ -121,12 +121,14 @@ func (l *layout) findThread(f *finder) {
 	}
 	t.created = f.get("_ETHREAD", "CreateTime")
 	t.start = f.get("_ETHREAD", "Win32StartAddress")
+	t.exited = f.get("_ETHREAD", "ExitTime")
+	t.exitStatus = f.get("_ETHREAD", "ExitStatus")
 	t.state = f.get("_KTHREAD", "State")
 	t.wait = f.get("_KTHREAD", "WaitReason")
 	t.teb = f.get("_KTHREAD", "Teb")
 	t.processor = f.get("_KTHREAD", "NextProcessor")
 	t.size = 0x200
-	for _, m := range []member{t.pid, t.tid, t.link, t.process, t.created, t.state, t.wait, t.teb, t.processor} {
+	for _, m := range []member{t.pid, t.tid, t.link, t.process, t.created, t.state, t.wait, t.teb, t.processor, t.exited, t.exitStatus} {
 		if m.ok {
 			t.size = max(t.size, int(m.off)+16)
 		}

@@ -66,6 +66,9 @@ func TestGuest(t *testing.T) {
 				}
 			}
 			guestCurrent(t, sys, v, truth)
+			currentAgrees(t, g, sys, v)
+			guestEvents(t, g, v, k, sys, truth)
+			guestWithoutLayouts(t, v, truth)
 		})
 	}
 }
@@ -319,4 +322,42 @@ func guestCurrent(t *testing.T, sys osi.System, v *vitrine.Guest, truth *ntguest
 			}
 		}
 	}
+}
+
+// currentAgrees asks the guest who runs until, for each processor, that is who
+// was found to run right before and after.
+func currentAgrees(t *testing.T, g *ntguest.Guest, sys osi.System, v *vitrine.Guest) {
+	t.Helper()
+	all := func() (out []osi.Thread) {
+		for cpu := range v.CPUs() {
+			th, err := sys.Current(t.Context(), cpu)
+			if err != nil && !errors.Is(err, osi.ErrNoProcess) {
+				t.Errorf("Current(%d): %v", cpu, err)
+			}
+			out = append(out, th)
+		}
+		return out
+	}
+	agreed := map[int]bool{}
+	for range 300 {
+		before := all()
+		told, err := g.Current(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		after := all()
+		for cpu, c := range told {
+			if before[cpu].Task != after[cpu].Task || before[cpu].Task != arch.GVA(c.ETHREAD) {
+				continue // it has changed meanwhile
+			}
+			if th := after[cpu]; th.PID != c.PID || th.TID != c.TID {
+				t.Errorf("processor %d runs %+v, the guest says %+v", cpu, th, c)
+			}
+			agreed[cpu] = true
+		}
+		if len(agreed) == v.CPUs() {
+			return
+		}
+	}
+	t.Errorf("who runs was never what the guest said, but on %v", agreed)
 }

@@ -309,6 +309,13 @@ func (g *Guest) Exit(ctx context.Context, pid int) error {
 	return err
 }
 
+// Births makes a program make n processes that end at once by themselves, and with the first two a thread of its own
+// each. They have been made when it returns, but may not have ended.
+func (g *Guest) Births(ctx context.Context, n int) error {
+	_, err := g.do(ctx, fmt.Sprintf("births %d", n), "done")
+	return err
+}
+
 // Current tells who ran on each processor when the guest was asked, by a clock interrupt of the first.
 func (g *Guest) Current(ctx context.Context) ([]Current, error) {
 	lines, err := g.Do(ctx, "current")

@@ -14,11 +14,15 @@ var arguments = map[string]int{
 	"NtCreateFile": 11, "NtOpenKey": 3, "NtClose": 1, "NtAllocateVirtualMemory": 6, "NtFreeVirtualMemory": 4, "NtDelayExecution": 2,
 	"NtTerminateProcess": 2, "NtOpenFile": 6, "NtReadFile": 9, "NtWriteFile": 9, "NtOpenProcess": 4, "NtCreateSection": 7,
 	"NtMapViewOfSection": 10, "NtQueryInformationProcess": 5, "NtDeviceIoControlFile": 10, "NtCreateKey": 7, "NtQueryValueKey": 6,
-	"NtWaitForSingleObject": 3, "NtProtectVirtualMemory": 5, "NtQuerySystemInformation": 4,
+	"NtWaitForSingleObject": 3, "NtProtectVirtualMemory": 5, "NtQuerySystemInformation": 4, "NtCreateProcessEx": 9,
+	"NtCreateUserProcess": 11, "NtCreateThread": 8, "NtCreateThreadEx": 11, "NtTerminateThread": 2,
 }
 
 // implemented are the services that are in syscall.c.
-var implemented = []string{"NtCreateFile", "NtOpenKey", "NtClose", "NtAllocateVirtualMemory", "NtFreeVirtualMemory", "NtDelayExecution", "NtTerminateProcess"}
+var implemented = []string{
+	"NtCreateFile", "NtOpenKey", "NtClose", "NtAllocateVirtualMemory", "NtFreeVirtualMemory", "NtDelayExecution", "NtTerminateProcess",
+	"NtCreateProcessEx", "NtCreateUserProcess", "NtCreateThread", "NtCreateThreadEx", "NtTerminateThread",
+}
 
 // ntExports are the services that NT's kernel exports under their own names, of those that are of interest here.
 var ntExports = []string{

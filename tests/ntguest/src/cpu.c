@@ -232,10 +232,12 @@ void cpus_start(int n)
 		apic(0x310, (u32)i << 24);
 		apic(0x300, 0x4500);
 		delay(2000);
-		for (int again = 0; again < 2 && started == i; again++) {
+		// A start that comes before the host has let the processor see the INIT is lost, and one that is running ignores it:
+		// it is sent until the processor is there, however long a busy host takes.
+		for (int again = 0; again < 1000 && started == i; again++) {
 			apic(0x310, (u32)i << 24);
 			apic(0x300, 0x4600 | TRAMPOLINE >> 12);
-			for (u32 k = 0; k < 100000 && started == i; k++)
+			for (u32 k = 0; k < 20000 && started == i; k++)
 				delay(1);
 		}
 		if (started == i)

@@ -72,6 +72,7 @@ struct thread {
 	uptr teb, start, ustack;
 	u32 wake; // tick, when state is Waiting
 	u8 state, runs; // runs: has user code to run
+	int opened, unlinked; // handles to it, and whether it is off NT's lists
 	int cpu; // that runs it, or -1
 };
 
@@ -116,6 +117,8 @@ struct proc {
 	uptr upage, uleft; // where the next user data goes: kernel's view, bytes left
 	uptr uva, cold, slots;
 	int wow, exiting;
+	int opened, unlinked; // as of a thread
+	u32 status;
 };
 
 struct cpu {
@@ -221,7 +224,9 @@ void ntdll_init(void);
 extern struct thread *sleepers;
 void user_setup(struct proc *p, const struct want *w);
 struct thread *user_thread(struct proc *p);
-void thread_exit(void);
+void thread_exit(u32 status);
+void opened(int type, uptr object, int by);
+struct proc *proc_of(uptr ep);
 void process_reap(void);
 
 #ifdef X64
@@ -249,6 +254,7 @@ void sched_init(void);
 struct thread *current(void);
 
 // syscall.c
+// Programs that come and go make calls too, which are not told.
 enum { CallCreateFile, CallOpenKey, CallClose, CallAllocate, CallFree, CallDelay, CallTerminate, Calls };
 struct call {
 	u32 seq, pid, tid, status;
@@ -270,6 +276,7 @@ void outd(u32 v);
 void outw(const u16 *s);
 void truth_start(void);
 void truth_process(const char *event, struct proc *p);
+void truth_thread(const char *event, struct thread *t, u32 status);
 void truth_call(struct call *c);
 void truth_all(void);
 void command_poll(void);

@@ -241,6 +241,7 @@ u32 handle_add(struct proc *p, int type, void *obj, u32 access, const u16 *name)
 	int at = p->nhandle++;
 	for (; at > 0 && p->handles[at - 1].value > index * 4; at--)
 		p->handles[at] = p->handles[at - 1];
+	opened(type, (uptr)obj, 1);
 	p->handles[at] = (struct handle){ index * 4, access, (uptr)obj, type, name };
 	fill(slot(p->table, index), (uptr)obj - OBJECT_HEADER_Body, access);
 	count(p->table, 1);
@@ -270,7 +271,9 @@ int handle_close(struct proc *p, u32 value)
 		return 0;
 	fill(slot(p->table, value / 4), 0, 0);
 	count(p->table, -1);
-	if (h->type != ProcessType)
+	if (h->type == ProcessType || h->type == ThreadType)
+		opened(h->type, h->object, -1);
+	else
 		drop(h);
 	for (p->nhandle--; h < p->handles + p->nhandle; h++)
 		h[0] = h[1];

@@ -37,6 +37,8 @@ static uptr token_new(const char *sid, u32 session)
 {
 	static const char *const groups[] = { 0, "S-1-1-0", "S-1-5-32-545" };
 	uptr t = (uptr)object(TokenType, TOKEN_ROOM, "Toke", 0), list = t + TOKEN__size, text = list + 3 * 2 * PSZ;
+	memcpy((void *)t, session ? "User32 " : "*SYSTEM*", 8); // TokenSource, and AuthenticationId, the same in every build
+	U32(t, 0x18) = session ? 0x12345 : 0x3e7;
 	U32(t, TOKEN_SessionId) = session;
 	U32(t, TOKEN_UserAndGroupCount) = 3;
 	U32(t, TOKEN_TokenType) = 1;
@@ -226,14 +228,73 @@ static void asleep_no_more(struct thread *t)
 		}
 }
 
-// end takes a thread that runs nowhere else out of the lists.
-static void end(struct thread *t)
+// unlink_thread takes a thread that has ended out of the lists, once nothing has it open.
+static void unlink_thread(struct thread *t)
 {
-	list_remove(AT(t->et, KTHREAD_ThreadListEntry));
+	if (t->opened || t->unlinked || t->state != Terminated)
+		return;
+	t->unlinked = 1;
 	list_remove(AT(t->et, ETHREAD_ThreadListEntry));
-	U32(t->proc->ep, EPROCESS_ActiveThreads)--;
-	U8(t->et, KTHREAD_State) = t->state = Terminated;
 	cid_remove(t->tid);
+}
+
+static void unlink_process(struct proc *p)
+{
+	if (p->opened || p->unlinked || !p->exiting)
+		return;
+	p->unlinked = 1;
+	list_remove(AT(p->ep, EPROCESS_ActiveProcessLinks));
+	cid_remove(p->pid);
+}
+
+// end makes a thread that runs nowhere else be over.
+static void end(struct thread *t, u32 status)
+{
+	if (t->state == Terminated)
+		return;
+	list_remove(AT(t->et, KTHREAD_ThreadListEntry));
+	U32(t->proc->ep, EPROCESS_ActiveThreads)--;
+	U32(t->et, ETHREAD_ExitStatus) = status;
+	U64(t->et, ETHREAD_ExitTime) = now();
+	U8(t->et, KTHREAD_State) = t->state = Terminated;
+	unlink_thread(t);
+}
+
+// thread_exit ends the current thread, which is not the last of its process.
+void thread_exit(u32 status)
+{
+	struct thread *t = current();
+	end(t, status);
+	truth_thread("thread-exit", t, status);
+	schedule(); // does not come back
+}
+
+struct proc *proc_of(uptr ep)
+{
+	for (struct proc *p = procs; p; p = p->next)
+		if (p->ep == ep)
+			return p;
+	for (struct proc *p = graves; p; p = p->next)
+		if (p->ep == ep)
+			return p;
+	return 0;
+}
+
+// opened counts the handles of a process or thread. What has ended is in the lists until the last is closed.
+void opened(int type, uptr object, int by)
+{
+	if (type == ProcessType) {
+		struct proc *p = proc_of(object);
+		p->opened += by;
+		unlink_process(p);
+	} else if (type == ThreadType) {
+		struct proc *p = proc_of(PT(object, KTHREAD_Process));
+		for (struct thread *t = p->threads; t; t = t->next)
+			if (t->et == object) {
+				t->opened += by;
+				unlink_thread(t);
+			}
+	}
 }
 
 // proc_exit ends the current thread's process. Its other threads must be asleep.
@@ -243,13 +304,13 @@ void proc_exit(struct proc *p, u32 status)
 	for (struct thread *t = p->threads; t; t = t->next) {
 		if (t != current())
 			asleep_no_more(t);
-		end(t);
+		end(t, status);
 	}
+	p->status = status;
 	U32(p->ep, EPROCESS_ExitStatus) = status;
 	U64(p->ep, EPROCESS_ExitTime) = now();
 	PT(p->ep, EPROCESS_ObjectTable) = 0;
-	list_remove(AT(p->ep, EPROCESS_ActiveProcessLinks));
-	cid_remove(p->pid);
+	unlink_process(p);
 	truth_process("exit", p);
 	for (struct proc **at = &procs; *at; at = &(*at)->next)
 		if (*at == p) {
@@ -289,9 +350,9 @@ void process_reap(void)
 {
 	for (struct proc **at = &graves; *at;) {
 		struct proc *p = *at;
-		int busy = 0;
+		int busy = p->opened;
 		for (struct thread *t = p->threads; t; t = t->next)
-			busy |= t->cpu >= 0;
+			busy |= t->cpu >= 0 || t->opened;
 		if (busy) {
 			at = &p->next;
 			continue;

@@ -8,6 +8,7 @@ typedef ntstatus NTAPI allocate(sptr process, uptr *base, uptr zero, uptr *size,
 typedef ntstatus NTAPI free_(sptr process, uptr *base, uptr *size, u32 type);
 typedef ntstatus NTAPI delay(u32 alertable, s64 *interval);
 typedef ntstatus NTAPI terminate(sptr process, u32 status);
+typedef ntstatus NTAPI terminate_thread(sptr thread, u32 status);
 
 static void attributes(uptr oa, uptr us, u16 *name)
 {
@@ -44,6 +45,45 @@ static void make_calls(struct block *b)
 	((free_ *)b->NtFreeVirtualMemory)(-1, &base, &size, 0x8000);
 }
 
+#if BUILD < 6000
+typedef ntstatus NTAPI create_process(uptr *h, u32 access, void *oa, sptr parent, u32 flags, uptr section, uptr debug, uptr exceptions, u32 job);
+typedef ntstatus NTAPI create_thread(uptr *h, u32 access, void *oa, uptr process, void *client, void *context, void *stack, u32 suspended);
+#else
+typedef ntstatus NTAPI create_process(uptr *h, uptr *ht, u32 access, u32 thread_access, void *oa, void *toa, u32 flags, u32 tflags, void *params, void *info, void *attributes);
+typedef ntstatus NTAPI create_thread(uptr *h, u32 access, void *oa, uptr process, uptr start, uptr arg, u32 flags, uptr zero, uptr commit, uptr reserve, void *attributes);
+#endif
+
+static void begin_thread(struct block *b, uptr *h, uptr process)
+{
+#if BUILD < 6000
+	((create_thread *)b->NtCreateThread)(h, 0x1f03ff, 0, process, 0, 0, 0, 0);
+#else
+	((create_thread *)b->NtCreateThread)(h, 0x1fffff, 0, process, 0, 0, 0, 0, 0, 0, 0);
+#endif
+}
+
+// give_birth makes a process that ends at once, and every other time lets go of it at once.
+static void give_birth(struct block *b, s64 *interval)
+{
+	uptr process = 0, thread = 0, own = 0;
+#if BUILD < 6000
+	((create_process *)b->NtCreateProcess)(&process, 0x1f0fff, 0, -1, 0, 0, 0, 0, 0);
+	begin_thread(b, &thread, process);
+#else
+	((create_process *)b->NtCreateProcess)(&process, &thread, 0x1fffff, 0x1fffff, 0, 0, 0, 0, 0, 0, 0);
+#endif
+	if (b->born < 2)
+		begin_thread(b, &own, (uptr)-1);
+	if (b->born % 2 == 0)
+		for (int i = 0; i < 10; i++)
+			((delay *)b->NtDelayExecution)(0, interval);
+	((close_ *)b->NtClose)(thread);
+	((close_ *)b->NtClose)(process);
+	if (own)
+		((close_ *)b->NtClose)(own);
+	b->born++;
+}
+
 NTAPI void start(struct block *b, u32 first);
 __attribute__((section(".text.start"))) NTAPI void start(struct block *b, u32 first)
 {
@@ -55,6 +95,13 @@ __attribute__((section(".text.start"))) NTAPI void start(struct block *b, u32 fi
 			for (volatile u32 i = 0; i < 50000; i++)
 				;
 			b->spins++;
+			continue;
+		}
+		if (!first && (b->births || b->born))
+			((terminate_thread *)b->NtTerminateThread)(-2, 0x55);
+		if (first && __atomic_load_n(&b->births, __ATOMIC_RELAXED)) {
+			give_birth(b, &interval);
+			__atomic_fetch_sub(&b->births, 1, __ATOMIC_RELAXED);
 			continue;
 		}
 		if (first && __atomic_load_n(&b->rounds, __ATOMIC_RELAXED)) {

@@ -136,3 +136,66 @@ NTAPI ntstatus NtTerminateProcess(uptr process, u32 status)
 	proc_exit(current()->proc, status);
 	return STATUS_SUCCESS;
 }
+
+// birth makes a process whose program ends at once.
+static struct proc *birth(uptr *h, u32 access, u32 threads)
+{
+	static const struct want brief = { u"C:\\Windows\\System32\\brief.exe", u"/once", "S-1-5-21-1111111111-2222222222-3333333333-1001", 1, 0, 0, 0, KindWorker, 0 };
+	struct want w = brief;
+	w.ppid = current()->proc->pid;
+	w.threads = threads;
+	struct proc *p = proc_new(&w);
+	p->block->leave = 1 + 0x2a;
+	truth_process("start", p);
+	*h = handle_add(current()->proc, ProcessType, (void *)p->ep, access, 0);
+	return p;
+}
+
+static ntstatus thread_for(uptr *h, uptr process, u32 access)
+{
+	struct handle *at = handle_find(current()->proc, (u32)process);
+	struct proc *p = process == (uptr)-1 ? current()->proc : at && at->type == ProcessType ? proc_of(at->object) : 0;
+	if (!p || p->exiting)
+		return STATUS_INVALID_HANDLE;
+	int more = p->nthreads > 0;
+	struct thread *t = user_thread(p);
+	if (more) // the first one is not told of
+		truth_thread("thread-start", t, 0);
+	*h = handle_add(current()->proc, ThreadType, (void *)t->et, access, 0);
+	return STATUS_SUCCESS;
+}
+
+NTAPI ntstatus NtCreateProcessEx(uptr *h, u32 access, uptr oa, uptr parent, u32 flags, uptr section, uptr debug, uptr exceptions, u32 job)
+{
+	(void)oa, (void)parent, (void)flags, (void)section, (void)debug, (void)exceptions, (void)job;
+	birth(h, access, 0);
+	return STATUS_SUCCESS;
+}
+
+NTAPI ntstatus NtCreateUserProcess(uptr *h, uptr *ht, u32 access, u32 thread_access, uptr oa, uptr thread_oa, u32 flags, u32 thread_flags, uptr params, uptr info, uptr attributes)
+{
+	(void)oa, (void)thread_oa, (void)flags, (void)thread_flags, (void)params, (void)info, (void)attributes;
+	struct proc *p = birth(h, access, 1);
+	*ht = handle_add(current()->proc, ThreadType, (void *)p->threads->et, thread_access, 0);
+	return STATUS_SUCCESS;
+}
+
+NTAPI ntstatus NtCreateThread(uptr *h, u32 access, uptr oa, uptr process, uptr client, uptr context, uptr stack, u32 suspended)
+{
+	(void)oa, (void)client, (void)context, (void)stack, (void)suspended;
+	return thread_for(h, process, access);
+}
+
+NTAPI ntstatus NtCreateThreadEx(uptr *h, u32 access, uptr oa, uptr process, uptr start, uptr arg, u32 flags, uptr zero, uptr commit, uptr reserve, uptr attributes)
+{
+	(void)oa, (void)start, (void)arg, (void)flags, (void)zero, (void)commit, (void)reserve, (void)attributes;
+	return thread_for(h, process, access);
+}
+
+NTAPI ntstatus NtTerminateThread(uptr thread, u32 status)
+{
+	if (thread != (uptr)-2)
+		return STATUS_INVALID_HANDLE;
+	thread_exit(status);
+	return STATUS_SUCCESS;
+}

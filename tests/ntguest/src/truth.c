@@ -59,6 +59,8 @@ static void threads(struct thread *t)
 {
 	open_("[");
 	for (; t; t = t->next) {
+		if (t->unlinked)
+			continue;
 		item();
 		d("tid", t->tid), x("ethread", t->et), x("teb", t->teb), x("start", t->start);
 		close_("}");
@@ -113,7 +115,15 @@ void truth_process(const char *event, struct proc *p)
 {
 	line(event);
 	x("time", now());
+	d("status", p->status);
 	key("process"), process(p, 0);
+	out("}\n");
+}
+
+void truth_thread(const char *event, struct thread *t, u32 status)
+{
+	line(event);
+	x("time", now()), d("pid", t->proc->pid), d("tid", t->tid), x("ethread", t->et), d("status", status);
 	out("}\n");
 }
 
@@ -261,7 +271,7 @@ static u32 all_done(void)
 	u32 n = 0;
 	for (struct proc *p = procs; p; p = p->next)
 		if (p->block && p->kind == KindWorker)
-			n += p->block->rounds;
+			n += p->block->rounds + p->block->births;
 	return n;
 }
 
@@ -270,6 +280,17 @@ static void call_rounds(u32 n)
 	for (struct proc *p = procs; p; p = p->next)
 		if (p->block && p->kind == KindWorker)
 			__atomic_fetch_add(&p->block->rounds, n, __ATOMIC_RELAXED);
+	waited_for = 1;
+}
+
+// births makes the first worker make processes, and threads of its own.
+static void births(u32 n)
+{
+	struct proc *p = procs;
+	while (p && !(p->block && p->kind == KindWorker))
+		p = p->next;
+	if (p)
+		__atomic_fetch_add(&p->block->births, n, __ATOMIC_RELAXED);
 	waited_for = 1;
 }
 
@@ -305,6 +326,8 @@ static void obey(void)
 		logging = ~0u, zw_wanted = n, waited_for = 1;
 	else if (is("spawn"))
 		spawn();
+	else if (is("births"))
+		births(n);
 	else if (is("exit"))
 		leave(n);
 	else if (is("churn"))

@@ -309,6 +309,9 @@ static void block(struct proc *p, const struct want *w)
 	b->NtFreeVirtualMemory = ntdll_function("NtFreeVirtualMemory");
 	b->NtDelayExecution = ntdll_function("NtDelayExecution");
 	b->NtTerminateProcess = ntdll_function("NtTerminateProcess");
+	b->NtCreateProcess = ntdll_function(BUILD < 6000 ? "NtCreateProcessEx" : "NtCreateUserProcess");
+	b->NtCreateThread = ntdll_function(BUILD < 6000 ? "NtCreateThread" : "NtCreateThreadEx");
+	b->NtTerminateThread = ntdll_function("NtTerminateThread");
 	b->kind = p->kind = w->kind;
 	wcat(b->file, 64, u"\\??\\C:\\work\\", basename(p->path));
 	wcat(b->key, 64, u"\\Registry\\Machine\\Software\\Vitrine\\", basename(p->path));
