@@ -20,10 +20,11 @@ import (
 	"github.com/vitrine-vmi/vitrine/tests/ntguest"
 )
 
-// fewLayouts are two by default: one of each width.
-func fewLayouts() []string {
+// moreLayouts are booted for the longer tests; none by default.
+func moreLayouts(t *testing.T) []string {
+	t.Helper()
 	if os.Getenv("VITRINE_TEST_NT_LAYOUTS") == "" {
-		return []string{guestLayouts[0], guestLayouts[3]}
+		t.Skip("skipped: it boots many guests; it runs with VITRINE_TEST_NT_LAYOUTS=all")
 	}
 	return layoutsToBoot()
 }
@@ -101,10 +102,7 @@ var wrongBuilds = map[string][]int{
 // The layout of another build than the kernel's is refused where it is wrong,
 // and the members are found where they are.
 func TestGuestOfWrongBuild(t *testing.T) {
-	if testing.Short() {
-		t.Skip("skipped: it boots guests; it runs without -short")
-	}
-	for _, layout := range fewLayouts() {
+	for _, layout := range moreLayouts(t) {
 		for _, build := range wrongBuilds[layout] {
 			t.Run(fmt.Sprintf("%s as %d", layout, build), func(t *testing.T) {
 				g := ntguest.Boot(t, layout, &ntguest.Options{Build: build})
@@ -197,10 +195,7 @@ func begin(t *testing.T, g *ntguest.Guest) {
 // A guest that is in its firmware or its boot loader is no guest yet: it is
 // waited for.
 func TestGuestWhileItBoots(t *testing.T) {
-	if testing.Short() {
-		t.Skip("skipped: it boots a guest; it runs without -short")
-	}
-	g := ntguest.Boot(t, guestLayouts[0], &ntguest.Options{Paused: true})
+	g := ntguest.Boot(t, moreLayouts(t)[0], &ntguest.Options{Paused: true})
 	begin(t, g)
 	v, err := qemu.Attach(t.Context(), g.QMP, nil)
 	if err != nil {

@@ -66,7 +66,9 @@ func TestGuest(t *testing.T) {
 				}
 			}
 			guestCurrent(t, sys, v, truth)
-			currentAgrees(t, g, sys, v)
+			if os.Getenv("VITRINE_TEST_NT_LAYOUTS") != "" {
+				currentAgrees(t, g, sys, v)
+			}
 			guestEvents(t, g, v, k, sys, truth)
 			guestWithoutLayouts(t, v, truth)
 		})
