@@ -50,6 +50,9 @@ func testARM64(t *testing.T, guests []armGuest) {
 			if k.Release() != vm.Hello.Release || k.Paging() != c.paging {
 				t.Errorf("release %q, the guest says %q; paging %v, want %v", k.Release(), vm.Hello.Release, k.Paging(), c.paging)
 			}
+			if version, err := vm.ReadFile(t.Context(), "/proc/version"); err != nil || k.Banner() != strings.TrimSpace(string(version)) {
+				t.Errorf("banner %q, the guest says %q (%v)", k.Banner(), version, err)
+			}
 			if len(k.Missing()) != len(c.missing) {
 				t.Errorf("missing: %q, want %q", k.Missing(), c.missing)
 			}

@@ -54,7 +54,7 @@ func (f *fake) addARMKernelAt(t testing.TB, o fakeOptions, base arch.GVA) *vitri
 		}
 		s.MapTo(va, at+arch.GPA(va-base), vitrinetest.Page4K, perm)
 	}
-	s.PutString(f.base+fakeRodata, "Linux version "+o.release+" (debian-kernel@lists.debian.org)\n")
+	s.PutString(f.base+fakeRodata, "Linux version %s (%s)\n\x00Linux version "+o.release+" (debian-kernel@lists.debian.org) # SMP Debian\n\x00"+armBanner(o)+"\n")
 	s.Put(f.base+fakeBTF, fakeTypes(t))
 	symbols := append([]kt.Symbol{{Addr: uint64(base), Type: 'T', Name: "_text"}, {Addr: uint64(f.base), Type: 'T', Name: "_stext"}},
 		kt.Many(kt.Linux72, uint64(f.base), 700)[2:]...)
@@ -65,6 +65,11 @@ func (f *fake) addARMKernelAt(t testing.TB, o fakeOptions, base arch.GVA) *vitri
 	s.PutString(armDirect+armNote, f.armNote(o, uint64(base)-uint64(at)))
 	f.putARMVariables(s)
 	return s
+}
+
+// armBanner returns the second banner of the image, which has the build's number.
+func armBanner(o fakeOptions) string {
+	return "Linux version " + o.release + " (debian-kernel@lists.debian.org) #1 SMP Debian"
 }
 
 // armNote returns the VMCOREINFO of an arm64 kernel.
@@ -125,6 +130,9 @@ func checkARM(t *testing.T, name string, f *fake, k *kernel.Kernel) {
 		k.AddressSpace().Root() != f.space.Root() || k.PhysBase() != f.space.Phys(f.base)-armHead || !k.Types().Has("task_struct", "comm") {
 		t.Errorf("%s: %q %q base %v slide %#x paging %v root %v phys %v types %v", name, k.Release(), k.BuildID(), k.Base(), k.Slide(),
 			k.Paging(), k.AddressSpace().Root(), k.PhysBase(), k.Types().Available())
+	}
+	if want := armBanner(fakeOptions{release: fakeRelease}); k.Banner() != want || !strings.Contains(k.Facts()["banner"], "search") {
+		t.Errorf("%s: banner %q from %q, want %q", name, k.Banner(), k.Facts()["banner"], want)
 	}
 	for symbol, at := range map[string]arch.GVA{"init_task": armTask, "modules": armModules, "init_pid_ns": armSpace} {
 		if s, err := k.Symbol(symbol); err != nil || s.Addr != f.base+at || s.Name != symbol {

@@ -267,7 +267,7 @@ func (d *describer) assemble(f *found) *Kernel {
 		k.physOff = -f.root.off
 	}
 	k.fact("release", "banner in kernel memory")
-	k.fact("banner", "kallsyms linux_banner")
+	k.fact("banner", f.bannerBy)
 	k.fact("base", "kallsyms _text, page tables by "+f.root.from)
 	k.fact("paging", f.root.from)
 	k.fact("symbols", fmt.Sprintf("kallsyms in kernel memory (%d)", f.table.Len()))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	vitrine "github.com/vitrine-vmi/vitrine"
@@ -46,20 +47,21 @@ func rootsOf(r *arch.Registers) []root {
 
 // found is what locating a kernel yields, every part checked against the others.
 type found struct {
-	root    root
-	image   *image
-	table   *kallsyms.Table
-	start   arch.GVA // of the table in memory, its end and its tokens, all from the base
-	end     arch.GVA
-	tokens  arch.GVA
-	hint    hint                  // the cache file that led to the table, zero without
-	space   *vitrine.AddressSpace // the kernel's own, where it is known
-	spaceBy string                // how space was found
-	info    *vmcoreinfo.Info      // nil when the guest has none
-	infoBy  string                // how info was found
-	release string
-	banner  string
-	early   *earlyTypes // types that were read before it was known where they are
+	root     root
+	image    *image
+	table    *kallsyms.Table
+	start    arch.GVA // of the table in memory, its end and its tokens, all from the base
+	end      arch.GVA
+	tokens   arch.GVA
+	hint     hint                  // the cache file that led to the table, zero without
+	space    *vitrine.AddressSpace // the kernel's own, where it is known
+	spaceBy  string                // how space was found
+	info     *vmcoreinfo.Info      // nil when the guest has none
+	infoBy   string                // how info was found
+	release  string
+	banner   string
+	bannerBy string      // how banner was found
+	early    *earlyTypes // types that were read before it was known where they are
 }
 
 // tryRoot looks for a Linux kernel through one page table.
@@ -188,9 +190,11 @@ var bannerStart = []byte("Linux version ")
 
 // findBanner reads the line that the kernel prints first.
 func (f *found) findBanner() error {
+	f.bannerBy = "kallsyms linux_banner"
 	va, ok := f.symbol("linux_banner")
 	if !ok {
 		va, ok = f.searchBanner()
+		f.bannerBy = "search of kernel memory"
 	}
 	if !ok {
 		return errors.New("symbol table found, banner \"Linux version\" not")
@@ -208,21 +212,39 @@ func (f *found) findBanner() error {
 	return nil
 }
 
+// searchBanner looks for the line where no symbol tells of it.
 func (f *found) searchBanner() (arch.GVA, bool) {
 	var buf, p []byte
 	for _, r := range f.image.byTrust() {
 		p, buf = f.image.bytes(r, buf)
-		// The format of /proc/version starts the same and goes on with a verb.
-		for at := 0; ; {
-			i := bytes.Index(p[at:], bannerStart)
-			if i < 0 {
-				break
-			}
-			at += i + len(bannerStart)
-			if at < len(p) && p[at] >= '0' && p[at] <= '9' {
-				return r.va + arch.GVA(at-len(bannerStart)), true
-			}
+		if at, ok := bannerIn(p); ok {
+			return r.va + arch.GVA(at), true
 		}
 	}
 	return 0, false
 }
+
+// bannerIn returns where in p the banner is. Since Linux 6.1 (2df8220cc511) the
+// image also holds one that the linker replaced, which lacks the number of the
+// build; it is taken where there is no other.
+func bannerIn(p []byte) (first int, found bool) {
+	for at := 0; ; {
+		i := bytes.Index(p[at:], bannerStart)
+		if i < 0 {
+			return first, found
+		}
+		start := at + i
+		at = start + len(bannerStart)
+		line, _, _ := bytes.Cut(p[start:min(start+1024, len(p))], []byte("\n"))
+		switch {
+		case at == len(p) || p[at] < '0' || p[at] > '9':
+			// The format of /proc/version starts the same and goes on with a verb.
+		case buildNumber.Match(line):
+			return start, true
+		case !found:
+			first, found = start, true
+		}
+	}
+}
+
+var buildNumber = regexp.MustCompile(` #[0-9]`)

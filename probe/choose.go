@@ -41,7 +41,7 @@ func (s *Session) chooseEngine(o *Options) error {
 func (s *Session) chooseARM(o *Options) error {
 	switch {
 	case o.Engine == Implant, o.Delivery == Stream:
-		return fmt.Errorf("use implants in a guest of architecture %v: %w", arch.ARM64, errors.ErrUnsupported)
+		return fmt.Errorf("use implants in a guest of %v, which has breakpoints (engine %s) only: %w", arch.ARM64, Trap, errors.ErrUnsupported)
 	case o.Engine != "" && o.Engine != Auto && o.Engine != Trap:
 		return fmt.Errorf("use engine %q: there is no such engine: %w", o.Engine, errors.ErrUnsupported)
 	}
