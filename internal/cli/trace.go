@@ -40,9 +40,9 @@ which are read while the guest runs on ('stream' delivery); what was not
 recorded of a call says so. 'trap' plants breakpoints through the hypervisor;
 the guest stands still for a moment at each call ('sync' delivery). 'auto' is
 implant on x86-64 Linux, with breakpoints on functions that take no implant, and
-trap where the kernel takes none at all; what it could not do is told at the end.
-Under trap name the calls you want rather than tracing all: each costs the guest
-thousands of times what it costs by itself.
+trap where the kernel takes none at all, and on arm64; what it could not do is told
+at the end. Under trap name the calls you want rather than tracing all: each costs
+the guest thousands of times what it costs by itself.
 
 In a Windows guest SET names services of its kernel, NtCreateFile or CreateFile,
 or functions that it exports or that --symbols knows. The engine is trap. Calls of
