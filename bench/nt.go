@@ -41,7 +41,7 @@ func measureNT(ctx context.Context, o *options, t *table) error {
 }
 
 func measureNTLayout(ctx context.Context, o *options, t *table, layout string) (err error) {
-	vm, err := ntguest.Start(ctx, layout, &ntguest.Options{Processes: ntCrowd, Memory: 256})
+	vm, err := ntguest.Start(ctx, layout, &ntguest.Options{Processes: ntCrowd, Memory: 128})
 	if err != nil {
 		return err
 	}

@@ -20,11 +20,10 @@ import (
 	"github.com/vitrine-vmi/vitrine/tests/ntguest"
 )
 
-// moreLayouts are booted for the longer tests; none by default.
-func moreLayouts(t *testing.T) []string {
-	t.Helper()
+// fewLayouts are two by default: one of each width.
+func fewLayouts() []string {
 	if os.Getenv("VITRINE_TEST_NT_LAYOUTS") == "" {
-		t.Skip("skipped: it boots many guests; it runs with VITRINE_TEST_NT_LAYOUTS=all")
+		return []string{guestLayouts[0], guestLayouts[3]}
 	}
 	return layoutsToBoot()
 }
@@ -102,7 +101,10 @@ var wrongBuilds = map[string][]int{
 // The layout of another build than the kernel's is refused where it is wrong,
 // and the members are found where they are.
 func TestGuestOfWrongBuild(t *testing.T) {
-	for _, layout := range moreLayouts(t) {
+	if testing.Short() {
+		t.Skip("skipped: it boots guests; it runs without -short")
+	}
+	for _, layout := range fewLayouts() {
 		for _, build := range wrongBuilds[layout] {
 			t.Run(fmt.Sprintf("%s as %d", layout, build), func(t *testing.T) {
 				g := ntguest.Boot(t, layout, &ntguest.Options{Build: build})
@@ -195,7 +197,10 @@ func begin(t *testing.T, g *ntguest.Guest) {
 // A guest that is in its firmware or its boot loader is no guest yet: it is
 // waited for.
 func TestGuestWhileItBoots(t *testing.T) {
-	g := ntguest.Boot(t, moreLayouts(t)[0], &ntguest.Options{Paused: true})
+	if testing.Short() {
+		t.Skip("skipped: it boots a guest; it runs without -short")
+	}
+	g := ntguest.Boot(t, guestLayouts[0], &ntguest.Options{Paused: true})
 	begin(t, g)
 	v, err := qemu.Attach(t.Context(), g.QMP, nil)
 	if err != nil {
