@@ -127,8 +127,8 @@ type member struct {
 	width uint32 // bits of a bit-field, else 0
 }
 
-// members returns the n-th member of t.
-func (s *Spec) members(t typ, n int) member {
+// memberAt returns the n-th member of t.
+func (s *Spec) memberAt(t typ, n int) member {
 	m := member{name: t.word(3 * n), typ: id(t.word(3*n + 1)), bits: uint64(t.word(3*n + 2))}
 	if t.flag {
 		m.bits, m.width = m.bits&0xffffff, uint32(m.bits>>24)
@@ -157,14 +157,14 @@ func (s *Spec) member(i id, name string, budget *int) (m member, bits uint64, ok
 		}
 		off := t.word(3 * n)
 		if s.is(off, name) {
-			m := s.members(t, n)
+			m := s.memberAt(t, n)
 			return m, m.bits, true
 		}
 		anonymous = anonymous || s.is(off, "")
 	}
 	for n := 0; anonymous && n < t.n && *budget > 0; n++ {
 		*budget--
-		in := s.members(t, n)
+		in := s.memberAt(t, n)
 		if !s.is(in.name, "") {
 			continue
 		}
