@@ -69,12 +69,12 @@ func measureImages(ctx context.Context, e *env, t *table) error {
 
 // imageDir returns the folder for images, and what removes it where it is a
 // temporary one.
-func (o *options) imageDir() (dir string, remove func() error, err error) {
+func (o *options) imageDir() (dir string, remove func(), err error) {
 	if o.images != "" {
-		return o.images, func() error { return nil }, os.MkdirAll(o.images, 0o700)
+		return o.images, func() {}, os.MkdirAll(o.images, 0o700)
 	}
 	dir, err = os.MkdirTemp("", "vitrine-bench-")
-	return dir, func() error { return os.RemoveAll(dir) }, err
+	return dir, func() { os.RemoveAll(dir) }, err
 }
 
 // crowd makes processes until the guest has n.
