@@ -185,7 +185,7 @@ func checkChanges(t *testing.T, events []osi.Event, tids []int) {
 func testListsAgree(t *testing.T, vm *testvm.VM, g *vitrine.Guest, lists int) {
 	text := vmtest.SnapshotText(t, vm)
 	r := record(t, g, probe.Implant, nil)
-	// Two shells, which make more than 50 a second together.
+	// Two shells, which make some 50 a second together on two busy CPUs.
 	if _, err := vm.SpawnWith(t.Context(), shell("busy", "f() { while :; do sleep 0.3 & usleep 10000; done; }; f & f")); err != nil {
 		t.Fatal(err)
 	}
