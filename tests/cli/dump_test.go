@@ -45,6 +45,7 @@ func TestDump(t *testing.T) {
 	if !strings.Contains(mustRun(t, "ps", path), "dumped") {
 		t.Error("the core lacks a process")
 	}
+	isSparse(t, path)
 	os.Remove(path)
 
 	n = len(vm.Events(0))
@@ -70,6 +71,43 @@ func TestDump(t *testing.T) {
 		}
 	}
 	carriesNotes(t, path)
+}
+
+// isSparse checks that zeros take no disk: a guest that has just booted has used
+// a part of its memory.
+func isSparse(t *testing.T, path string) {
+	t.Helper()
+	fi, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok && st.Blocks*512 > fi.Size()*3/4 {
+		t.Errorf("a core of %d MiB takes %d MiB of disk", fi.Size()>>20, st.Blocks>>11)
+	}
+}
+
+// A full disk ends a dump: the guest runs on, what is there does not look whole,
+// and is gone on with once there is room.
+func TestDumpToFullDisk(t *testing.T) {
+	vm := guest(t)
+	path := filepath.Join(t.TempDir(), "core")
+	c := command(t, "dump", target(vm), "-o", path)
+	c.Args = append([]string{"sh", "-c", `ulimit -f 8192; exec "$0" "$@"`, c.Path}, c.Args[1:]...)
+	c.Path = "/bin/sh"
+	var said strings.Builder
+	c.Stderr = &said
+	_ = c.Run()
+	if status := exitStatus(c); status != 1 || !strings.Contains(said.String(), "--resume") {
+		t.Errorf("status %d: %s", status, said.String())
+	}
+	wantRunning(t, vm, true)
+	if _, err := os.Stat(path); err == nil {
+		t.Error("what is not whole has the name of a core")
+	}
+	mustRun(t, "dump", target(vm), "--resume", "-o", path)
+	if mustRun(t, "ps", path) == "" {
+		t.Error("the core of a resumed dump has no process")
+	}
 }
 
 // carriesNotes checks what other tools need of a core.

@@ -27,6 +27,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(runAsProgram) != "" {
 		os.Exit(cli.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 	}
+	if ram := os.Getenv(runAsVMM); ram != "" {
+		os.Exit(actAsVMM(ram))
+	}
 	vmtest.Main(m)
 }
 

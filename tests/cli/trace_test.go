@@ -39,7 +39,24 @@ type tracing struct {
 // startTrace starts a trace of a busy guest and waits for its first call.
 func startTrace(t *testing.T, vm *testvm.VM, args ...string) *tracing {
 	t.Helper()
-	c := command(t, append([]string{"trace", target(vm)}, args...)...)
+	tr := startLines(t, append([]string{"trace", target(vm)}, args...)...)
+	select {
+	case _, more := <-tr.lines:
+		if !more {
+			_ = tr.cmd.Wait()
+			t.Fatalf("the trace ended before its first call: %s", tr.stderr)
+		}
+	case <-time.After(patience):
+		_ = tr.cmd.Process.Signal(syscall.SIGTERM)
+		t.Fatalf("no call within %v: %s", patience, tr.stderr)
+	}
+	return tr
+}
+
+// startLines starts a command that prints lines as things happen.
+func startLines(t *testing.T, args ...string) *tracing {
+	t.Helper()
+	c := command(t, args...)
 	out, err := c.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -57,16 +74,6 @@ func startTrace(t *testing.T, vm *testvm.VM, args ...string) *tracing {
 			tr.lines <- s.Text()
 		}
 	}()
-	select {
-	case _, more := <-tr.lines:
-		if !more {
-			_ = c.Wait()
-			t.Fatalf("the trace ended before its first call: %s", tr.stderr)
-		}
-	case <-time.After(patience):
-		_ = c.Process.Signal(syscall.SIGTERM)
-		t.Fatalf("no call within %v: %s", patience, tr.stderr)
-	}
 	return tr
 }
 
