@@ -187,8 +187,17 @@ func (as *AddressSpace) ReadUint64(va arch.GVA) (uint64, error) {
 
 // ReadPointer reads a pointer of the guest's kernel: 4 or 8 bytes.
 func (as *AddressSpace) ReadPointer(va arch.GVA) (arch.GVA, error) {
-	v, err := as.readUint(va, max(as.g.Arch().PointerSize(), 4))
+	v, err := as.readUint(va, max(as.pointerSize(), 4))
 	return arch.GVA(v), err
+}
+
+// pointerSize goes by the page tables where they tell: a 32-bit kernel may run on
+// a 64-bit processor.
+func (as *AddressSpace) pointerSize() int {
+	if n := as.mode.PointerSize(); n != 0 {
+		return n
+	}
+	return as.g.Arch().PointerSize()
 }
 
 // readUint reads a little-endian number of 1 to 8 bytes.

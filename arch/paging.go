@@ -48,6 +48,18 @@ func (m PagingMode) User() PagingMode {
 	return m
 }
 
+// PointerSize returns the size in bytes of pointers of a kernel that uses the
+// format, 0 for PagingOff.
+func (m PagingMode) PointerSize() int {
+	switch m {
+	case PagingOff:
+		return 0
+	case Paging32Bit, PagingPAE:
+		return 4
+	}
+	return 8
+}
+
 // PhysicalReader reads guest-physical memory. It fills p from address a and
 // returns how many bytes it filled; fewer than len(p) comes with an error.
 type PhysicalReader interface {

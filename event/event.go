@@ -54,8 +54,10 @@ type Process struct {
 	CommandLine string `json:"command_line"` // of which args are the parts
 	User        string `json:"user"`         // SID: "S-1-5-18"
 	Session     int    `json:"session"`
-	WOW64       bool   `json:"wow64"`   // a 32-bit process of a 64-bit system
+	WOW64       bool   `json:"wow64"`   // compat, by the name that it has there
 	Handles     int    `json:"handles"` // open ones
+
+	Compat bool `json:"compat"` // a 32-bit process of a 64-bit system
 }
 
 // Current is what one vCPU runs (vitrine current).

@@ -35,10 +35,10 @@ var records = []struct {
 		Process{
 			PID: 2, PPID: 1, TGID: 2, Name: "sh", Exe: "/bin/sh", Args: []string{"sh", "-c", "a <b>"}, UID: 4294967295,
 			GID: 4, State: "S", KThread: true, Threads: 3, StartTime: when, ASID: 0x1000, Task: 0xffff888000000000,
-			CommandLine: `a "b"`, User: "S-1-5-18", Session: 1, WOW64: true, Handles: 9,
+			CommandLine: `a "b"`, User: "S-1-5-18", Session: 1, WOW64: true, Handles: 9, Compat: true,
 		},
 		Process{},
-		[]string{"pid", "ppid", "tgid", "name", "exe", "args", "uid", "gid", "state", "kthread", "threads", "start_time", "asid", "task", "command_line", "user", "session", "wow64", "handles"},
+		[]string{"pid", "ppid", "tgid", "name", "exe", "args", "uid", "gid", "state", "kthread", "threads", "start_time", "asid", "task", "command_line", "user", "session", "wow64", "handles", "compat"},
 	},
 	{Current{1, 2, 3, "x", 0xffffffffffffffff}, Current{}, []string{"vcpu", "pid", "tid", "name", "task"}},
 	{Module{"ext4", 0xffffffffc0000000, 4096, ""}, Module{}, []string{"name", "base", "size", "file"}},

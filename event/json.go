@@ -113,7 +113,8 @@ func (p Process) AppendJSON(b []byte) []byte {
 		bool("kthread", p.KThread).int("threads", int64(p.Threads)).time("start_time", p.StartTime).
 		addr("asid", p.ASID).addr("task", p.Task).
 		str("command_line", p.CommandLine).str("user", p.User).int("session", int64(p.Session)).
-		bool("wow64", p.WOW64).int("handles", int64(p.Handles)).end()
+		bool("wow64", p.WOW64).int("handles", int64(p.Handles)).
+		bool("compat", p.Compat).end()
 }
 
 // AppendJSON implements Record.

@@ -130,7 +130,7 @@ func (d *describer) onceLinux(ctx context.Context) (*Kernel, error) {
 	}
 	k := d.assemble(f)
 	d.loadTypes(k, f)
-	if f.root.stext != 0 {
+	if f.root.stext != 0 && !f.root.is32() {
 		k.inferData(f.image)
 	}
 	if err := d.checkBooted(ctx, k); err != nil {
@@ -201,7 +201,7 @@ func (d *describer) byNote() *found {
 // leads to a kernel is enough.
 func (d *describer) byRegisters(ctx context.Context) (*found, error) {
 	seen := &sighting{}
-	last := errors.New("no processor has 64-bit paging on")
+	last := errors.New("no processor has paging on")
 	tried := map[root]bool{}
 	for cpu := range min(d.g.CPUs(), maxCPUs) {
 		r, err := d.g.Registers(ctx, cpu)
@@ -261,6 +261,12 @@ func (d *describer) assemble(f *found) *Kernel {
 	}
 	last := f.image.runs[len(f.image.runs)-1]
 	k.end = last.end()
+	if f.root.is32() {
+		k.direct = arch.GVA(f.root.off)
+		if va, ok := f.symbol("_end"); ok { // what lies behind is other memory
+			k.end = va
+		}
+	}
 	if pa, err := f.space.Translate(k.base); err == nil {
 		k.physOff = uint64(pa) - uint64(k.base)
 	} else if f.root.stext != 0 { // _text itself is not mapped
@@ -278,15 +284,15 @@ func (d *describer) assemble(f *found) *Kernel {
 	if f.spaceBy == f.root.from {
 		k.lacks("page table: symbol init_top_pgt is absent; a program's is used, which may end with it")
 	}
-	k.slide = uint64(k.base - linkedBase)
-	k.fact("slide", "base, assuming that the kernel was linked at "+linkedBase.String())
+	k.slide = uint64(k.base - f.linkedAt())
+	k.fact("slide", "base, assuming that the kernel was linked at "+f.linkedAt().String())
 	if f.info == nil {
 		k.lacks("VMCOREINFO: not found (built without CONFIG_KEXEC_CORE and CONFIG_PROC_KCORE, or without CONFIG_KALLSYMS_ALL)")
 		return k
 	}
 	k.fact("release", f.infoBy)
 	k.note = f.info.Text
-	k.direct = armDirect(f)
+	k.direct = max(k.direct, armDirect(f))
 	if k.buildID = f.info.BuildID; k.buildID != "" {
 		k.fact("build_id", f.infoBy)
 	}

@@ -54,6 +54,9 @@ func (r root) span() (low, high arch.GVA) {
 	if r.stext == 0 {
 		return imageLow, imageHigh
 	}
+	if r.is32() {
+		return r.stext, min(r.stext+maxImage32, end32)
+	}
 	return r.stext, r.stext + maxImage
 }
 

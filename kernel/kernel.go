@@ -32,7 +32,8 @@ type Options struct {
 	Early bool
 	// Symbols names files with the exact symbols of an NT kernel: a PDB, or
 	// Volatility 3 ISF (.json or .json.xz); or with the structures of a Linux
-	// kernel that has no BTF: ISF, as dwarf2json makes it. One that is of another kernel than
+	// kernel that has no BTF: its vmlinux with debug information, or ISF, as
+	// dwarf2json makes it of that. One that is of another kernel than
 	// the guest's is refused and told in Missing. A folder is taken for a
 	// symbol store, NAME/GUIDAGE/NAME, as _NT_SYMBOL_PATH has them.
 	Symbols []string
@@ -70,7 +71,7 @@ type Kernel struct {
 	end     arch.GVA // first address behind the mapped image
 	slide   uint64
 	physOff uint64   // physical minus virtual address of the image
-	direct  arch.GVA // of physical address 0 in the map of all memory, where VMCOREINFO tells (arm64), else 0
+	direct  arch.GVA // of physical address 0 in the map of all memory (arm64: where VMCOREINFO tells; 32-bit x86), else 0
 	symbols symbolTable
 	// inferred holds variables that the symbol table lacks and that were found by
 	// what they hold; nil where there was nothing to look for.
@@ -95,10 +96,13 @@ func (k *Kernel) NT() *NT { return k.nt }
 // PointerSize returns the size of the kernel's pointers in bytes. It is less
 // than that of the guest's processors when a 32-bit kernel runs on 64-bit ones.
 func (k *Kernel) PointerSize() int {
-	if k.nt != nil && !k.nt.X64 {
+	switch {
+	case k.nt != nil && !k.nt.X64:
 		return 4
+	case k.nt != nil:
+		return 8
 	}
-	return 8
+	return k.space.Mode().PointerSize()
 }
 
 // Release returns the kernel's release as uname -r prints it, or of an NT
@@ -134,8 +138,12 @@ func (k *Kernel) Slide() uint64 { return k.slide }
 // Arch returns the instruction set that the kernel is made for, which an image of
 // its guest may not tell.
 func (k *Kernel) Arch() arch.Arch {
-	if m := k.space.Mode(); m != m.User() {
+	m := k.space.Mode()
+	switch {
+	case m != m.User():
 		return arch.ARM64
+	case m.PointerSize() == 4:
+		return arch.I386
 	}
 	return k.g.Arch()
 }

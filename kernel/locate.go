@@ -30,10 +30,10 @@ type root struct {
 const ptiSwitch = 1 << 12
 
 // rootsOf returns the page tables that a processor may be using for the kernel,
-// the kernel's half of an isolated pair first; none when it has no 64-bit paging.
+// the kernel's half of an isolated pair first; none when it has no paging on.
 func rootsOf(r *arch.Registers) []root {
 	mode := r.PagingMode()
-	if mode != arch.Paging4Level && mode != arch.Paging5Level {
+	if mode == arch.PagingOff {
 		return nil
 	}
 	use := root{mode: mode, addr: r.Root(), from: "registers"}
@@ -66,6 +66,12 @@ type found struct {
 
 // tryRoot looks for a Linux kernel through one page table.
 func tryRoot(g *vitrine.Guest, r root, hints []hint) (*found, error) {
+	if r.is32() {
+		var err error
+		if r, err = locate32(g, r); err != nil {
+			return nil, err
+		}
+	}
 	im, err := mapImage(g, r)
 	if err != nil {
 		return nil, err

@@ -122,13 +122,14 @@ func (k *Kernel) symbolsOf(m arch.GVA, l moduleLayout, yield func(Symbol, error)
 	if err != nil {
 		return yield(Symbol{}, fmt.Errorf("read symbols of module at %v: %w", m, err))
 	}
-	for i := 0; len(table) >= elfSymSize; i, table = i+1, table[elfSymSize:] {
-		le := binary.LittleEndian
-		s := Symbol{Module: name, Addr: arch.GVA(le.Uint64(table[8:])), Size: le.Uint64(table[16:]), Type: '?'}
-		if s.Addr == 0 || le.Uint16(table[6:]) == 0 { // undefined
+	size := k.elfSymSize()
+	for i := 0; len(table) >= size; i, table = i+1, table[size:] {
+		s, at, defined := elfSymbol(table[:size])
+		s.Module, s.Type = name, '?'
+		if s.Addr == 0 || !defined {
 			continue
 		}
-		s.Name, err = k.space.ReadString(strings+arch.GVA(le.Uint32(table)), maxArgText*2)
+		s.Name, err = k.space.ReadString(strings+at, maxArgText*2)
 		if err == nil && s.Name == "" {
 			continue
 		}
@@ -145,8 +146,31 @@ func (k *Kernel) symbolsOf(m arch.GVA, l moduleLayout, yield func(Symbol, error)
 	return true
 }
 
-// elfSymSize is the size of an Elf64_Sym: name, info, other, section, value, size.
-const elfSymSize = 24
+// Sizes of an Elf64_Sym (name, info, other, section, value, size) and of an
+// Elf32_Sym (name, value, size, info, other, section).
+const (
+	elf64SymSize = 24
+	elf32SymSize = 16
+)
+
+func (k *Kernel) elfSymSize() int {
+	if k.PointerSize() == 4 {
+		return elf32SymSize
+	}
+	return elf64SymSize
+}
+
+// elfSymbol decodes an entry of an ELF symbol table, of either size: address and
+// size, where its name is in the table of strings, and whether it is defined.
+func elfSymbol(b []byte) (s Symbol, name arch.GVA, defined bool) {
+	le := binary.LittleEndian
+	if len(b) == elf32SymSize {
+		s.Addr, s.Size = arch.GVA(le.Uint32(b[4:])), uint64(le.Uint32(b[8:]))
+		return s, arch.GVA(le.Uint32(b)), le.Uint16(b[14:]) != 0
+	}
+	s.Addr, s.Size = arch.GVA(le.Uint64(b[8:])), le.Uint64(b[16:])
+	return s, arch.GVA(le.Uint32(b)), le.Uint16(b[6:]) != 0
+}
 
 // moduleTables reads what a module tells of its symbols.
 func (k *Kernel) moduleTables(m arch.GVA, l moduleLayout) (name string, table []byte, strings, letters arch.GVA, err error) {
@@ -175,7 +199,7 @@ func (k *Kernel) moduleTables(m arch.GVA, l moduleLayout) (name string, table []
 	if letters, err = k.space.ReadPointer(at + arch.GVA(l.typetab.Offset)); err != nil {
 		return
 	}
-	table = make([]byte, count*elfSymSize)
+	table = make([]byte, count*uint64(k.elfSymSize()))
 	n, err := k.space.Read(table, symtab)
 	return name, table[:n], strings, letters, err
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/vitrine-vmi/vitrine/arch"
 	"github.com/vitrine-vmi/vitrine/kernel/internal/isf"
 	"github.com/vitrine-vmi/vitrine/kernel/internal/pdb"
+	"github.com/vitrine-vmi/vitrine/kernel/internal/vmlinux"
 )
 
 // maxSymbolFile bounds a symbol file, packed or not.
@@ -36,6 +37,17 @@ func openSymbols(name string) (*symbolFile, error) {
 		return nil, err
 	}
 	defer f.Close()
+	head := make([]byte, len(vmlinux.Magic))
+	if n, _ := io.ReadFull(f, head); string(head[:n]) == vmlinux.Magic { // of Linux, and larger
+		v, err := vmlinux.Open(name)
+		if err != nil {
+			return nil, err
+		}
+		return &symbolFile{exactSymbols: v, isf: v}, nil
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
 	b, err := io.ReadAll(io.LimitReader(f, maxSymbolFile+1))
 	if err != nil {
 		return nil, err

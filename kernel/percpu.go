@@ -26,7 +26,10 @@ func (k *Kernel) OnlineCPUs() []int {
 			break
 		}
 		for ; m != 0; m &= m - 1 {
-			cpus = append(cpus, word*64+bits.TrailingZeros64(m))
+			// Behind the mask of a 32-bit kernel lies something else.
+			if cpu := word*64 + bits.TrailingZeros64(m); cpu < k.possibleCPUs() {
+				cpus = append(cpus, cpu)
+			}
 		}
 	}
 	if len(cpus) == 0 {
@@ -67,7 +70,15 @@ func (k *Kernel) PerCPU(sym string, cpu int) (arch.GVA, error) {
 	if err != nil {
 		return 0, fmt.Errorf("find per-CPU %s: %w", sym, err)
 	}
-	return s.Addr + off, nil
+	return k.wrap(s.Addr + off), nil
+}
+
+// wrap cuts a sum of addresses to the kernel's width.
+func (k *Kernel) wrap(a arch.GVA) arch.GVA {
+	if k.PointerSize() == 4 {
+		return a & 0xffff_ffff
+	}
+	return a
 }
 
 // isPerCPU checks that s lies in the per-CPU section: at zero until 6.14, a
@@ -94,7 +105,7 @@ func (k *Kernel) perCPUOffset(cpu int) (arch.GVA, error) {
 	if err != nil {
 		return 0, err
 	}
-	off, err := k.space.ReadPointer(va + arch.GVA(8*cpu))
+	off, err := k.space.ReadPointer(va + arch.GVA(k.PointerSize()*cpu))
 	if err != nil {
 		return 0, fmt.Errorf("read __per_cpu_offset[%d]: %w", cpu, err)
 	}

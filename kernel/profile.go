@@ -57,7 +57,7 @@ func (d *describer) profiles(release string) []profileFile {
 		}
 		for _, dir := range []string{p, filepath.Join(p, "linux")} { // as Volatility has them
 			for _, form := range []string{"%s", "vmlinux-%s", "linux-image-%s"} {
-				for _, suffix := range []string{".json", ".json.xz"} {
+				for _, suffix := range []string{".json", ".json.xz", ""} {
 					out = append(out, profileFile{filepath.Join(dir, fmt.Sprintf(form, release)+suffix), true})
 				}
 			}
@@ -90,9 +90,9 @@ func (d *describer) noTypes(k *Kernel, why string) {
 	if d.useProfile(k) {
 		return
 	}
-	k.types.absent = fmt.Sprintf("%s; give a profile of exactly this build by --symbols: "+
-		"dwarf2json linux --elf VMLINUX >PROFILE.json makes one of a vmlinux with debug information, "+
-		"which is in Debian's package linux-image-%s-dbg", why, k.release)
+	k.types.absent = fmt.Sprintf("%s; give a profile of exactly this build by --symbols: the vmlinux with debug information, "+
+		"which is in Debian's package linux-image-%s-dbg, or, quicker to read, "+
+		"what dwarf2json linux --elf VMLINUX >PROFILE.json makes of it", why, k.release)
 	if k.buildID != "" {
 		k.types.absent += ", or at a debuginfod server under the build id " + k.buildID
 	}

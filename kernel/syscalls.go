@@ -48,7 +48,7 @@ func (k *Kernel) Syscalls() ([]Syscall, error) {
 	l := k.syscallLayout()
 	var calls []Syscall
 	for nr := range maxSyscalls {
-		p, err := k.space.ReadPointer(array + arch.GVA(8*nr))
+		p, err := k.space.ReadPointer(array + arch.GVA(k.PointerSize()*nr))
 		if err != nil {
 			break
 		}
@@ -71,12 +71,13 @@ func (k *Kernel) Syscalls() ([]Syscall, error) {
 	return calls, nil
 }
 
-// syscallLayout returns the layout of struct syscall_metadata: from BTF, else
-// the one of 2.6.33 to 6.12. In 7.2 nb_args is a bit-field.
+// syscallLayout returns the layout of struct syscall_metadata: from the kernel's
+// types, else the one of 2.6.33 to 6.12. In 7.2 nb_args is a bit-field.
 func (k *Kernel) syscallLayout() syscallLayout {
+	w := uint64(k.PointerSize())
 	l := syscallLayout{
-		name: Field{Offset: 0}, nr: Field{Offset: 8, Size: 4}, nargs: Field{Offset: 12, Size: 4},
-		types: Field{Offset: 16}, args: Field{Offset: 24},
+		name: Field{Offset: 0}, nr: Field{Offset: w, Size: 4}, nargs: Field{Offset: w + 4, Size: 4},
+		types: Field{Offset: w + 8}, args: Field{Offset: 2*w + 8},
 	}
 	for member, to := range map[string]*Field{
 		"name": &l.name, "syscall_nr": &l.nr, "nb_args": &l.nargs, "types": &l.types, "args": &l.args,
@@ -115,12 +116,13 @@ func (k *Kernel) syscall(p arch.GVA, l syscallLayout) (Syscall, bool) {
 	if err != nil {
 		return Syscall{}, false
 	}
+	word := arch.GVA(k.PointerSize())
 	for i := range arch.GVA(n) {
 		var a SyscallArg
-		if a.Type, err = k.stringAt(types + 8*i); err != nil {
+		if a.Type, err = k.stringAt(types + word*i); err != nil {
 			return Syscall{}, false
 		}
-		if a.Name, err = k.stringAt(args + 8*i); err != nil {
+		if a.Name, err = k.stringAt(args + word*i); err != nil {
 			return Syscall{}, false
 		}
 		c.Args = append(c.Args, a)

@@ -167,6 +167,9 @@ func rootOf(in *vmcoreinfo.Info) (root, bool) {
 	if off, arm := in.Numbers["kimage_voffset"]; ok && arm {
 		return armRoot(in, va, uint64(off))
 	}
+	if ok && va < 1<<32 {
+		return root32(in, va)
+	}
 	base, has := in.Numbers["phys_base"]
 	if !ok || !has || va < uint64(imageLow) {
 		return root{}, false

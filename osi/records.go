@@ -59,12 +59,13 @@ type Process struct {
 	KThread   bool      // it runs kernel code only
 	Threads   int       // number of threads, at least 1
 	StartTime time.Time // guest wall-clock time of its creation; zero where the provider can't tell
+	Compat    bool      // a 32-bit process of a 64-bit system
 
 	// Of NT only.
 	CommandLine string // as it stands in the process, of which Args are the parts
 	User        string // SID of the user, "S-1-5-18"; "" when it can't be told
 	Session     int    // terminal session
-	WOW64       bool   // a 32-bit process of a 64-bit system
+	WOW64       bool   // it runs on WOW64; Compat says the same
 	Handles     int    // open handles
 
 	// ID tells this process from every other one that the guest ever ran, also

@@ -16,6 +16,9 @@ import (
 
 // chooseEngine makes the engine that the options ask for.
 func (s *Session) chooseEngine(o *Options) error {
+	if s.facts.i386 != nil {
+		return s.choose386(o)
+	}
 	switch a := s.g.Arch(); a {
 	case arch.AMD64:
 	case arch.ARM64:
@@ -58,8 +61,11 @@ func (s *Session) useTrap(o *Options) error {
 
 func (s *Session) newTrap() engine.Engine {
 	var machine *trap.Machine
-	if s.facts.nt != nil {
+	switch {
+	case s.facts.nt != nil:
 		machine = s.facts.nt.machine()
+	case s.facts.i386 != nil:
+		machine = s.facts.i386.machine()
 	}
 	return trap.New(trap.Config{
 		Machine:    machine,

@@ -108,7 +108,9 @@ func (d *Description) memory(r *reader, mm arch.GVA, o *engine.AboutOffsets, use
 	d.Args = d.Args[:n]
 }
 
-func inKernel(a arch.GVA) bool { return int64(a) < 0 }
+// inKernel reports whether a can be an address of the kernel's half, of a 64-bit
+// or a 32-bit kernel (whose half begins at 1 GiB at the lowest).
+func inKernel(a arch.GVA) bool { return int64(a) < 0 || a >= 1<<30 && a < 1<<32 }
 
 // reader reads members and keeps the first error.
 type reader struct {
@@ -124,7 +126,9 @@ func (r *reader) uint(base arch.GVA, off uint64, size int) uint64 {
 	return binary.LittleEndian.Uint64(b[:])
 }
 
-func (r *reader) pointer(base arch.GVA, off uint64) arch.GVA { return arch.GVA(r.uint(base, off, 8)) }
+func (r *reader) pointer(base arch.GVA, off uint64) arch.GVA {
+	return arch.GVA(r.uint(base, off, max(r.as.Mode().PointerSize(), 4)))
+}
 
 func (r *reader) duration(base arch.GVA, off uint64) time.Duration {
 	return time.Duration(r.uint(base, off, 8))

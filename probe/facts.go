@@ -18,7 +18,8 @@ const commLen = 16
 // facts is where a kernel keeps what identifies a thread.
 type facts struct {
 	kernel *vitrine.AddressSpace
-	nt     *ntFacts // nil for Linux, whose the other fields are
+	nt     *ntFacts   // nil for Linux, whose the other fields are
+	i386   *i386Facts // nil but for Linux on 32-bit x86
 	// current is where a processor's current task pointer is, relative to its
 	// GS base.
 	current                                   arch.GVA
@@ -70,6 +71,9 @@ func findFacts(k *kernel.Kernel) (*facts, error) {
 		return f, nil // a register has the current task
 	}
 	f.current, err = currentTask(k)
+	if is32(k) {
+		f.i386 = &i386Facts{as: f.kernel, current: f.current, stackField: f.stack, stackSize: f.stackSize}
+	}
 	return f, err
 }
 
@@ -101,7 +105,7 @@ func (f *facts) userRoot(task arch.GVA) (arch.GPA, bool) {
 
 // stackSize returns the size of a task's kernel stack (THREAD_SIZE), measured
 // at the first task's, which the linker script reserves: between these symbols
-// since Linux 6.9, and the second pair before. Without them it is what x86-64
+// since Linux 6.9, and the second pair before. Without them it is what x86
 // has had since 3.15 unless KASAN is on.
 func stackSize(k *kernel.Kernel) uint64 {
 	for _, name := range []string{"init_stack", "init_task"} {
@@ -111,6 +115,9 @@ func stackSize(k *kernel.Kernel) uint64 {
 		if err1 == nil && err2 == nil && n >= 8<<10 && n <= 64<<10 && bits.OnesCount64(n) == 1 {
 			return n
 		}
+	}
+	if is32(k) {
+		return 8 << 10
 	}
 	return 16 << 10
 }

@@ -105,6 +105,12 @@ func (h *Hit) UserArg(i int) (uint64, error) {
 	// the registers that hold arguments.
 	offset := [6]arch.GVA{112, 104, 96, 56, 72, 64}[i]
 	switch h.Probe.User {
+	case UserRegsI386:
+		v, err := h.kern.ReadUint32(arch.GVA(h.raw.Args[0]) + arch.GVA(4*i))
+		if err != nil {
+			return 0, fmt.Errorf("read user argument %d: %w", i, err)
+		}
+		return uint64(v), nil
 	case UserRegs32:
 		offset = [6]arch.GVA{40, 88, 96, 104, 112, 32}[i]
 	case UserRegsARM64: // user_pt_regs of arch/arm64/include/uapi/asm/ptrace.h starts with x0 to x30
@@ -151,12 +157,17 @@ func (h *Hit) SetArg(i int, v uint64) error {
 	case h.raw.Return || i < 0 || i >= len(h.raw.Args):
 		return fmt.Errorf("change argument %d: not at entry, or no such argument", i)
 	}
-	if nt := h.facts.nt; nt != nil {
-		if err := nt.setArg(h.raw.Regs, i, v); err != nil {
-			return fmt.Errorf("change argument %d: %w", i, err)
-		}
-	} else {
+	var err error
+	switch {
+	case h.facts.nt != nil:
+		err = h.facts.nt.setArg(h.raw.Regs, i, v)
+	case h.facts.i386 != nil:
+		err = h.facts.i386.setArg(h.raw.Regs, i, v)
+	default:
 		h.raw.Regs.SetArg(i, v)
+	}
+	if err != nil {
+		return fmt.Errorf("change argument %d: %w", i, err)
 	}
 	h.raw.Args[i] = v
 	return nil

@@ -218,6 +218,13 @@ func (h *Hit) ArgAt(i int) (uint64, error) {
 	case i < 0 || i >= maxNTArgs:
 		return 0, fmt.Errorf("read argument %d: there is no such argument", i)
 	}
+	if h.facts.i386 != nil {
+		v, err := h.kern.ReadUint32(h.facts.i386.argPlace(h.raw.Regs, i))
+		if err != nil {
+			return 0, fmt.Errorf("read argument %d: %w", i, err)
+		}
+		return uint64(v), nil
+	}
 	v, err := h.kern.ReadUint64(h.raw.Regs.SP() + 8 + 8*arch.GVA(i-len(h.raw.Args)))
 	if err != nil {
 		return 0, fmt.Errorf("read argument %d: %w", i, err)

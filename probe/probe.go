@@ -75,6 +75,9 @@ const (
 	// UserRegsARM64 is a function whose first argument points to the saved
 	// registers of a 64-bit process on arm64: since Linux 4.19.
 	UserRegsARM64 = engine.UserRegsARM64
+	// UserRegsI386 is a function whose first argument points to the saved
+	// registers of a process on a 32-bit x86 kernel: since Linux 5.7.
+	UserRegsI386 = engine.UserRegsI386
 )
 
 // Capture is user memory that a stream engine copies into the record at entry.

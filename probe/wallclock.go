@@ -67,7 +67,7 @@ func findTimekeeper(k *kernel.Kernel) (*wallClock, error) {
 		}
 		*want.to = f.Offset
 	}
-	behind := arch.GVA(8)
+	behind := arch.GVA(k.PointerSize()) // 64-bit numbers are aligned to 4 bytes on 32-bit x86
 	if f, err := k.Types().Field("tk_data", "timekeeper"); err == nil {
 		behind = arch.GVA(f.Offset)
 	}

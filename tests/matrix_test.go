@@ -25,10 +25,10 @@ func TestMain(m *testing.M) { vmtest.Main(m) }
 // matrix holds each value of each dimension, and each kernel with each CPU: kernel, CPU, number of vCPUs, kind of RAM,
 // machine, and memory with and without a part above the hole that ends at 4 GiB.
 var matrix = []testvm.Options{
-	{Kernel: "6.1-cloud", CPU: "max", CPUs: 1, Machine: "pc", RAM: testvm.Private},
+	{Kernel: "6.1-cloud", CPU: "max", CPUs: 1, Machine: "pc", RAM: testvm.Private, Also32: true},
 	{Kernel: "6.1-cloud", CPU: "qemu64", CPUs: 2, Machine: "q35", RAM: testvm.SharedMemfd, Memory: 5120},
 	{Kernel: "6.12", CPU: "max", CPUs: 2, Machine: "q35", RAM: testvm.Private, Memory: 5120},
-	{Kernel: "6.12", CPU: "qemu64", CPUs: 1, Machine: "pc", RAM: testvm.SharedFile},
+	{Kernel: "6.12", CPU: "qemu64", CPUs: 1, Machine: "pc", RAM: testvm.SharedFile, Also32: true},
 }
 
 func describeOptions(o testvm.Options) string {
@@ -71,6 +71,11 @@ func populate(t *testing.T, vm *testvm.VM) {
 	vmtest.Spawn(t, vm, "maps", "maps")
 	vmtest.Spawn(t, vm, "threads", "threads", "12")
 	vmtest.Spawn(t, vm, "procs", "procs", "40")
+	if vm.Options.Also32 {
+		for _, kind := range []string{"files", "maps", "threads"} {
+			vmtest.SpawnWith(t, vm, wire.SpawnArgs{Kind: kind, Name: kind + "32", Bits32: true})
+		}
+	}
 	// Dynamically linked ones, and one whose name and arguments are as odd as they can be.
 	vmtest.SpawnWith(t, vm, wire.SpawnArgs{Kind: "program", Name: "tail", Path: "/usr/bin/tail", Argv: []wire.Text{
 		wire.Text("/usr/bin/tail"), wire.Text("-f"), wire.Text("/etc/hostname"),

@@ -174,9 +174,9 @@ func (c *caller) addAll(k *kernel.Kernel, o *CallsOptions) error {
 	}
 	c.follow(entries, k, o)
 	probes := make([]*probe.Probe, 0, len(entries))
-	for _, e := range entries {
-		c.describe(k, &e)
-		probes = append(probes, c.probe(e))
+	for _, s := range sites(k, entries) {
+		c.describe(k, &s.entry)
+		probes = append(probes, c.probe(s))
 	}
 	if _, err := c.session.AddAll(probes); err != nil {
 		return fmt.Errorf("trace: %w", err)
@@ -261,23 +261,12 @@ func chosen(k *kernel.Kernel, o *CallsOptions) ([]entry, error) {
 // all returns the functions of all system calls that the kernel has.
 func all(k *kernel.Kernel) []entry {
 	var out []entry
-	at := map[arch.GVA]int{}
 	own := interfaces(k)[0]
 	for s := range k.Symbols() {
 		abi, call, ok := syscalls.FromSymbol(own, s.Name)
-		if !ok || !isWrapper(k, s, abi, call) {
-			continue
+		if ok && isWrapper(k, s, abi, call) {
+			out = append(out, entry{symbol: s.Name, name: call, abi: abi})
 		}
-		e := entry{symbol: s.Name, name: call, abi: abi}
-		// Calls without arguments have one function for both interfaces.
-		if i, ok := at[s.Addr]; ok {
-			if abi == own {
-				out[i] = e
-			}
-			continue
-		}
-		at[s.Addr] = len(out)
-		out = append(out, e)
 	}
 	return out
 }

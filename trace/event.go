@@ -64,6 +64,7 @@ var savedArgs = map[probe.UserRegs][6]arch.GVA{
 	probe.UserRegs32: {0x28, 0x58, 0x60, 0x68, 0x70, 0x20},
 	// x0 to x5 (arch/arm64/include/uapi/asm/ptrace.h)
 	probe.UserRegsARM64: {0, 8, 16, 24, 32, 40},
+	probe.UserRegsI386:  {0, 4, 8, 12, 16, 20},
 }
 
 // Arg returns argument i (0 to 5) as it was at entry: of a system call what the
@@ -92,7 +93,11 @@ func (e *Event) SetArg(i int, v uint64) error {
 	if e.saved == 0 {
 		err = e.Hit.SetArg(i, v)
 	} else {
-		err = e.Kernel().Write(binary.LittleEndian.AppendUint64(nil, v), e.saved+savedArgs[e.Probe.User][i])
+		b := binary.LittleEndian.AppendUint64(nil, v)
+		if e.Probe.User == probe.UserRegsI386 {
+			b = b[:4]
+		}
+		err = e.Kernel().Write(b, e.saved+savedArgs[e.Probe.User][i])
 	}
 	if err == nil {
 		e.args[i] = v
@@ -123,7 +128,7 @@ func (e *Event) Result() int64 {
 	if e.status {
 		return int64(int32(e.Hit.Result()))
 	}
-	return int64(e.Hit.Result())
+	return seenBy(e.ABI, int64(e.Hit.Result()))
 }
 
 // Register returns a register of the vCPU by its usual name, as "rax" or "cr3",

@@ -197,8 +197,8 @@ func (l *Loop) add(h Handler) error {
 		return err
 	}
 	var done []*probe.Planted
-	for _, e := range entries {
-		p, err := l.probes.Add(l.probe(e, h))
+	for _, s := range sites(l.k, entries) {
+		p, err := l.probes.Add(l.probe(s, h))
 		if err != nil {
 			for _, d := range done {
 				err = errors.Join(err, d.Remove())
@@ -211,20 +211,25 @@ func (l *Loop) add(h Handler) error {
 }
 
 // probe makes the probe that calls a handler.
-func (l *Loop) probe(en entry, h Handler) *probe.Probe {
-	p := &probe.Probe{Func: en.symbol, Filter: l.opts.Filter, User: en.user()}
+func (l *Loop) probe(s site, h Handler) *probe.Probe {
+	p := &probe.Probe{Func: s.symbol, Filter: l.opts.Filter, User: s.user(l.k)}
 	p.Enter, p.Return = h.callbacks(func(hit *probe.Hit) *pending {
-		c := &pending{}
+		is, wanted := s.of(hit)
+		if !wanted {
+			return nil
+		}
+		c := &pending{is: is}
 		c.args, c.saved = argsAt(hit)
 		return c
 	}, func(hit *probe.Hit, c *pending) *Event {
-		return &Event{Hit: hit, Name: en.name, ABI: en.abi, loop: l, ctx: l.ctx, saved: c.saved, args: &c.args}
+		return &Event{Hit: hit, Name: c.is.name, ABI: c.is.abi, loop: l, ctx: l.ctx, saved: c.saved, args: &c.args}
 	})
 	return p
 }
 
 // pending is what is kept of a call until it returns.
 type pending struct {
+	is    entry
 	args  [6]uint64
 	more  []uint64 // of NT: the arguments beyond the sixth
 	saved arch.GVA
@@ -232,11 +237,15 @@ type pending struct {
 }
 
 // callbacks returns the callbacks of a probe by which the handler is called:
-// begin notes what is known of a call at its entry, event makes what the handler
-// is given. A handler without OnReturn needs no return.
+// begin notes what is known of a call at its entry, nil of one that the handler
+// is not for; event makes what the handler is given. A handler without OnReturn needs no return.
 func (h Handler) callbacks(begin func(*probe.Hit) *pending, event func(*probe.Hit, *pending) *Event) (enter func(*probe.Hit) any, leave func(*probe.Hit, any)) {
 	enter = func(hit *probe.Hit) any {
 		c := begin(hit)
+		if c == nil {
+			hit.DropReturn()
+			return nil
+		}
 		if h.OnCall != nil {
 			c.value = h.OnCall(event(hit, c))
 		}

@@ -38,8 +38,8 @@ const patience = 4 * time.Minute
 // environment can narrow them.
 func guests() []testvm.Options {
 	all := []testvm.Options{
-		{Kernel: "6.1-cloud", CPUs: 2, RAM: testvm.SharedMemfd},
-		{Kernel: "6.12-cloud", Cmdline: "clocksource=tsc tsc=reliable"}, {Kernel: "5.10-cloud", Cmdline: "clocksource=hpet"},
+		{Kernel: "6.1-cloud", CPUs: 2, RAM: testvm.SharedMemfd, Also32: true},
+		{Kernel: "6.12-cloud", Also32: os.Getenv("VITRINE_TEST_TRACE") == "all", Cmdline: "clocksource=tsc tsc=reliable"}, {Kernel: "5.10-cloud", Cmdline: "clocksource=hpet"},
 		{Kernel: "6.1-cloud-arm64", CPUs: 2}}
 	if os.Getenv("VITRINE_TEST_ARM64") != "" {
 		all = append(all, arm64Guests...)
@@ -66,8 +66,11 @@ type target struct {
 
 // function returns the kernel function of a system call.
 func (x *target) function(call string) string {
-	if x.g.Arch() == arch.ARM64 {
+	switch x.k.Arch() {
+	case arch.ARM64:
 		return "__arm64_sys_" + call
+	case arch.I386:
+		return "__ia32_sys_" + call
 	}
 	return "__x64_sys_" + call
 }
@@ -80,7 +83,7 @@ func attach(t testing.TB, vm *testvm.VM) *target {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { x.g.Close() })
-	if x.k, err = kernel.Describe(t.Context(), x.g, nil); err != nil {
+	if x.k, err = kernel.Describe(t.Context(), x.g, &kernel.Options{Symbols: vm.Kernel.Symbols()}); err != nil {
 		t.Fatal(err)
 	}
 	if x.sys, err = osi.Open(t.Context(), x.g, x.k, nil); err != nil {
@@ -111,8 +114,11 @@ func TestGuests(t *testing.T) {
 		t.Run(o.Kernel, func(t *testing.T) {
 			vm := vmtest.Shared(t, &o)
 			x := attach(t, vm)
-			if x.g.Arch() != arch.ARM64 {
+			if x.k.Arch() == arch.AMD64 {
 				t.Run("implant", func(t *testing.T) { testImplant(t, x) })
+			}
+			if x.k.Arch() == arch.I386 || x.vm.Options.Also32 && (i == 0 || os.Getenv("VITRINE_TEST_TRACE") == "all") {
+				t.Run("ia32", func(t *testing.T) { testIA32(t, x) })
 			}
 			t.Run("calls", func(t *testing.T) { testCalls(t, x) })
 			if x.g.Arch() != arch.ARM64 || os.Getenv("VITRINE_TEST_ARM64") != "" {

@@ -73,13 +73,20 @@ type moment struct {
 }
 
 // probe makes the probe that records a function's calls.
-func (c *caller) probe(en entry) *probe.Probe {
+func (c *caller) probe(s site) *probe.Probe {
+	en := s.entry
 	t := c.traced(en)
-	p := &probe.Probe{Func: en.symbol, Filter: c.filter, User: en.user(), Capture: c.decoders.captures(en)}
+	p := &probe.Probe{Func: en.symbol, Filter: c.filter, User: en.user(c.k), Capture: c.decoders.captures(en)}
 	p.Enter = func(h *probe.Hit) any {
 		to := t
-		if t.dispatch {
+		switch is, wanted := s.of(h); {
+		case !wanted:
+			h.DropReturn()
+			return nil
+		case t.dispatch:
 			to = c.dispatched(t.entry, int(uint32(h.Arg(1))))
+		case is != en:
+			to = c.traced(is)
 		}
 		f := c.take(to)
 		f.call.Args, _ = argsAt(h)
@@ -213,13 +220,28 @@ func (f *inFlight) until(m *moment) time.Duration {
 	return ran
 }
 
+// seenBy returns what a program that calls by an interface gets of a function's
+// result: one of 32 bits, which is signed only if it is an error.
+func seenBy(abi arch.Arch, ret int64) int64 {
+	if abi != arch.I386 {
+		return ret
+	}
+	if ret = int64(uint32(ret)); ret > 1<<32-maxErrno-1 {
+		ret -= 1 << 32
+	}
+	return ret
+}
+
+// maxErrno is the highest number of an error (MAX_ERRNO, include/linux/err.h).
+const maxErrno = 4095
+
 // returned completes the record of a call that returns ret at this moment, and
 // emits it. F must not be used any more.
 func (c *caller) returned(f *inFlight, ret int64) {
 	m := &c.moment
 	c.open.remove(f)
 	f.call.Ret, f.call.Returned = ret, true
-	f.rec.Ret, f.rec.Duration = ret, f.until(m)
+	f.rec.Ret, f.rec.Duration = seenBy(f.fn.abi, ret), f.until(m)
 	if f.fn.fd != fdNone && c.files != nil {
 		c.table.fd, c.table.result = int(int32(ret)), c.files.returned(f, c.table.t, ret, m.memory)
 	}

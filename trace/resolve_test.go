@@ -69,7 +69,7 @@ func TestUserRegs(t *testing.T) {
 		{symbol: "do_exit"}: probe.NoUserRegs,
 		{symbol: "__arm64_sys_openat", name: "openat", abi: arch.ARM64}: probe.UserRegsARM64,
 	} {
-		if got := e.user(); got != want {
+		if got := e.register(); got != want {
 			t.Errorf("%s: %d, want %d", e.symbol, got, want)
 		}
 	}
@@ -123,5 +123,80 @@ func TestWithout(t *testing.T) {
 	got := without(e("a", "b", "a", "c"), e("b", "x"))
 	if diff := cmp.Diff(e("a", "c"), got, cmp.AllowUnexported(entry{})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// placed is a kernel that has these symbols at these addresses.
+type placed map[string]arch.GVA
+
+func (s placed) Symbol(name string) (kernel.Symbol, error) {
+	if a, ok := s[name]; ok {
+		return kernel.Symbol{Name: name, Addr: a, Type: 'T'}, nil
+	}
+	return kernel.Symbol{}, kernel.ErrNoSymbol
+}
+
+// A function that serves both interfaces is hooked once.
+func TestSites(t *testing.T) {
+	k := placed{"__x64_sys_getuid": 1, "__ia32_sys_getuid": 1, "__x64_sys_read": 2, "__ia32_sys_read": 3, "do_exit": 4, "__ia32_sys_getuid16": 5,
+		"__x64_sys_getppid": 6, "__ia32_sys_getppid": 6}
+	uid64, uid32 := entry{symbol: "__x64_sys_getuid", name: "getuid", abi: arch.AMD64}, entry{symbol: "__ia32_sys_getuid", name: "getuid32", abi: arch.I386}
+	read64, read32 := entry{symbol: "__x64_sys_read", name: "read", abi: arch.AMD64}, entry{symbol: "__ia32_sys_read", name: "read", abi: arch.I386}
+	exit := entry{symbol: "do_exit"}
+	for _, c := range []struct {
+		what    string
+		entries []entry
+		want    []site
+	}{
+		{"both", []entry{uid64, exit, uid32}, []site{{entry: uid64, twin: &uid32}, {entry: exit}}},
+		{"both, the other way", []entry{uid32, uid64}, []site{{entry: uid64, twin: &uid32}}},
+		{"of 32 bits", []entry{uid32}, []site{{entry: uid32, only32: true}}},
+		{"of 64 bits", []entry{uid64}, []site{{entry: uid64}}},
+		{"two functions", []entry{read64, read32, read64}, []site{{entry: read64}, {entry: read32}}},
+		{"absent", []entry{{symbol: "none", name: "none", abi: arch.AMD64}}, []site{{entry: entry{symbol: "none", name: "none", abi: arch.AMD64}}}},
+	} {
+		if diff := cmp.Diff(c.want, sites(k, c.entries), cmp.AllowUnexported(site{}, entry{})); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", c.what, diff)
+		}
+	}
+	found, err := resolve(k, "getppid")
+	if got := sites(k, found); err != nil || len(got) != 1 || got[0].name != "getppid" || got[0].twin == nil {
+		t.Errorf("getppid: %+v, %v", got, err)
+	}
+}
+
+// A 32-bit kernel has one interface, and saves registers otherwise.
+func TestI386Kernel(t *testing.T) {
+	k := table{"__ia32_sys_openat", "__ia32_sys_getuid", "__ia32_sys_getuid16", "ia32_sys_call", "do_exit"}
+	for name, want := range map[string]entry{
+		"openat": {symbol: "__ia32_sys_openat", name: "openat", abi: arch.I386}, "getuid": {symbol: "__ia32_sys_getuid16", name: "getuid", abi: arch.I386},
+		"getuid32": {symbol: "__ia32_sys_getuid", name: "getuid32", abi: arch.I386}, "__ia32_sys_openat": {symbol: "__ia32_sys_openat", name: "openat", abi: arch.I386},
+	} {
+		got, err := resolve(k, name)
+		if diff := cmp.Diff([]entry{want}, got, cmp.AllowUnexported(entry{})); diff != "" || err != nil {
+			t.Errorf("%s: %v\n%s", name, err, diff)
+		} else if r := got[0].user(k); r != probe.UserRegsI386 {
+			t.Errorf("%s: registers %v", name, r)
+		}
+	}
+	if d := dispatchers(k); len(d) != 1 || d[0].abi != arch.I386 || d[0].user(k) != probe.UserRegsI386 {
+		t.Errorf("dispatchers %+v", d)
+	}
+	if d := dispatchers(table{"__ia32_sys_openat"}); d != nil {
+		t.Errorf("dispatchers %+v of a kernel with a table", d)
+	}
+}
+
+func TestSeenBy(t *testing.T) {
+	for _, c := range []struct {
+		abi       arch.Arch
+		ret, want int64
+	}{
+		{arch.AMD64, 4294967297, 4294967297}, {arch.AMD64, -2, -2}, {arch.I386, 4294967297, 1}, {arch.I386, -2, -2}, {arch.I386, 0xffffffff - 1, -2},
+		{arch.I386, 0xf7f00000, 0xf7f00000}, {arch.I386, 0xfffff001, -4095}, {arch.I386, 0xfffff000, 0xfffff000}, {arch.I386, 0, 0},
+	} {
+		if got := seenBy(c.abi, c.ret); got != c.want {
+			t.Errorf("seenBy(%v, %#x) = %#x, want %#x", c.abi, c.ret, got, c.want)
+		}
 	}
 }

@@ -13,7 +13,7 @@ import (
 // under stream delivery.
 func (d *decoders) captures(en entry) []probe.Capture {
 	t := d.tables[en.abi]
-	if t == nil || en.dispatch || en.user() == probe.NoUserRegs {
+	if t == nil || en.dispatch || en.register() == probe.NoUserRegs {
 		return nil
 	}
 	var out []probe.Capture

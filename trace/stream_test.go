@@ -27,7 +27,7 @@ func TestCapturesOfCalls(t *testing.T) {
 		{symbol: "__ia32_sys_mmap2", name: "mmap2", abi: arch.I386}:     probe.UserRegs32,
 		{symbol: "__x64_sys_getppid", name: "getppid", abi: arch.AMD64}: probe.UserRegs64,
 	} {
-		if got := en.user(); got != want {
+		if got := en.register(); got != want {
 			t.Errorf("user of %s = %d; want %d", en.symbol, got, want)
 		}
 	}

@@ -17,7 +17,8 @@ type Options struct {
 	// Layout says how a target that is a file of raw memory is laid out (see
 	// dump.ParseLayout); "" means that its content tells what a file is.
 	Layout string
-	// Symbols and SymbolServer are those of kernel.Options, for Windows guests.
+	// Symbols and SymbolServer are those of kernel.Options, for Windows guests and
+	// for kernels without BTF.
 	Symbols      []string
 	SymbolServer string
 	// Progress, if not nil, is told the step that begins.

@@ -76,6 +76,7 @@ func processRecord(p osi.Process) event.Process {
 		UID: p.UID, GID: p.GID, State: p.State.String(), KThread: p.KThread, Threads: p.Threads,
 		StartTime: p.StartTime, ASID: event.Addr(p.ASID), Task: event.Addr(p.Task),
 		CommandLine: p.CommandLine, User: p.User, Session: p.Session, WOW64: p.WOW64, Handles: p.Handles,
+		Compat: p.Compat,
 	}
 }
 

@@ -111,7 +111,7 @@ TARGET names a guest:
 	f.BoolVar(&e.noCache, "no-cache", false, "neither read nor write the cache of kernel facts")
 	f.DurationVar(&e.wait, "wait", 10*time.Second, "how long to wait for a guest that is still starting; given, also for one that does not exist yet")
 	f.StringVar(&e.layout, "layout", "", "TARGET is a file of raw memory, laid out so: flat, pc, q35 (as QEMU's machines), or START+SIZE@OFFSET,...")
-	f.StringSliceVar(&e.symbols, "symbols", nil, "of a Windows guest: a PDB or ISF file (.json, .json.xz) of its kernel, or a symbol store; of a Linux guest without BTF: an ISF file; may be given more than once")
+	f.StringSliceVar(&e.symbols, "symbols", nil, "of a Windows guest: a PDB or ISF file (.json, .json.xz) of its kernel, or a symbol store; of a Linux guest without BTF: the vmlinux with debug information of its kernel, or an ISF of it; may be given more than once")
 	f.StringVar(&e.symbolServer, "symbol-server", "", "of a Windows guest: the URL of a symbol server to ask for what --symbols does not have; without it the network is not used")
 	e.flags = f
 	c.AddCommand(e.listCmd(), e.infoCmd(), e.psCmd(), e.currentCmd(), e.modulesCmd(), e.libsCmd(),

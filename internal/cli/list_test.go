@@ -134,7 +134,7 @@ func TestListAsJSON(t *testing.T) {
 	}
 	want := `{"pid":7,"ppid":0,"tgid":0,"name":"a\u001b","exe":"","args":[],"uid":0,"gid":0,"state":"","kthread":false,` +
 		`"threads":0,"start_time":"0001-01-01T00:00:00Z","asid":"0x0","task":"0xffff888000000000",` +
-		`"command_line":"","user":"","session":0,"wow64":false,"handles":0}` + "\n"
+		`"command_line":"","user":"","session":0,"wow64":false,"handles":0,"compat":false}` + "\n"
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

@@ -74,15 +74,20 @@ func (e *env) ps(seq iter.Seq2[event.Process, error], f psFlags) error {
 	})
 }
 
-// command is what a process runs, as ps shows it: kernel threads in brackets.
+// command is what a process runs, as ps shows it: kernel threads in brackets,
+// 32-bit processes of a 64-bit system with a mark behind it.
 func command(p event.Process) string {
+	mark := ""
+	if p.Compat {
+		mark = " <32-bit>"
+	}
 	switch {
 	case p.KThread:
 		return "[" + quote(p.Name) + "]"
 	case len(p.Args) > 0:
-		return quoteAll(p.Args)
+		return quoteAll(p.Args) + mark
 	}
-	return quoteArg(p.Name)
+	return quoteArg(p.Name) + mark
 }
 
 func branch(depth int) string {

@@ -64,13 +64,13 @@ func hashSources(dir string, folders ...string) (string, error) {
 	h := sha256.New()
 	fmt.Fprintln(h, runtime.Version())
 	for _, folder := range folders {
-		files, err := filepath.Glob(filepath.Join(dir, folder, "*.go"))
+		files, err := filepath.Glob(filepath.Join(dir, folder, "*"))
 		if err != nil {
 			return "", err
 		}
 		slices.Sort(files)
 		for _, file := range files {
-			if strings.HasSuffix(file, "_test.go") {
+			if ext := filepath.Ext(file); ext != ".go" && ext != ".s" || strings.HasSuffix(file, "_test.go") {
 				continue
 			}
 			b, err := os.ReadFile(file)

@@ -2,6 +2,7 @@ package testvm
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"debug/elf"
@@ -17,6 +18,8 @@ import (
 	"strings"
 
 	"github.com/u-root/u-root/pkg/cpio"
+
+	"github.com/vitrine-vmi/vitrine/internal/testvm/wire"
 )
 
 // applets are the busybox commands that guests have in /bin.
@@ -246,9 +249,15 @@ func addInit(a *archive, o *Options) error {
 		a.file("init", []byte("#!/bin/sh\n"+o.Script), 0o755)
 		return nil
 	}
-	program, err := buildGuest(platformOf(o.Kernel).debian)
+	program, err := buildGuest(cmp.Or(platformOf(o.Kernel).goarch, platformOf(o.Kernel).debian))
 	if err != nil {
 		return err
 	}
-	return a.copyFile("init", program)
+	if err := a.copyFile("init", program); err != nil || !o.Also32 {
+		return err
+	}
+	if program, err = buildGuest("386"); err != nil {
+		return err
+	}
+	return a.copyFile(wire.Init32, program)
 }

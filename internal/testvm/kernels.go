@@ -22,6 +22,7 @@ type Kernel struct {
 	Image   string // path of what QEMU boots: a bzImage, or an Image
 	Config  string // path of the kernel's configuration file
 	Modules string // directory of NAME.ko files, uncompressed
+	Profile string // path of an ISF of its types, "" for none: of a kernel without BTF whose release testdata has
 }
 
 // source says where a kernel comes from.
@@ -51,6 +52,7 @@ var sources = []source{
 	// From 7.x on the signed linux-image packages only depend on linux-binary, which has the files.
 	{"7.2", "sid", `^linux-binary-7\.2\.[0-9.]+\+deb14-amd64$`, true, amd64},
 	{"7.2-cloud", "sid", `^linux-binary-7\.2\.[0-9.]+\+deb14-cloud-amd64$`, true, amd64},
+	{"6.1-686-pae", "bookworm", `^linux-image-6\.1\.0-[0-9]+-686-pae$`, false, i386},
 	{"6.1-arm64", "bookworm", `^linux-image-6\.1\.0-[0-9]+-arm64$`, false, arm64},
 	{"6.1-cloud-arm64", "bookworm", `^linux-image-6\.1\.0-[0-9]+-cloud-arm64$`, false, arm64},
 	{"6.12-arm64", "trixie", `^linux-image-6\.12\.[0-9.]+\+deb13-arm64$`, false, arm64},
@@ -140,7 +142,30 @@ func openKernel(dir string) (*Kernel, error) {
 	return &Kernel{
 		Name: filepath.Base(dir), Package: f[0], Release: f[1],
 		Image: filepath.Join(dir, "vmlinuz"), Config: filepath.Join(dir, "config"), Modules: filepath.Join(dir, "modules"),
+		Profile: profileOf(f[1]),
 	}, nil
+}
+
+// profileOf finds the profile of a release; kernel/internal/vmlinux/gen makes one out of the vmlinux in Debian's package
+// linux-image-RELEASE-dbg.
+func profileOf(release string) string {
+	dir, err := sourceDir()
+	if err != nil {
+		return ""
+	}
+	name := filepath.Join(dir, "testdata", release+".json.xz")
+	if !exists(name) {
+		return ""
+	}
+	return name
+}
+
+// Symbols returns the profile as the option that names it has it.
+func (k *Kernel) Symbols() []string {
+	if k.Profile == "" {
+		return nil
+	}
+	return []string{k.Profile}
 }
 
 func fetchKernel(ctx context.Context, s source, dir string, progress io.Writer) error {

@@ -43,6 +43,9 @@ type Options struct {
 	// Programs are dynamically linked programs that the guest has besides those of every guest, by their paths on a Debian
 	// machine: the host's, with their libraries, or else Debian's (/usr/bin/strace is known), fetched on first use.
 	Programs []string
+	// Also32 gives a guest of x86-64 the ground-truth program for 32-bit x86 too, whose workloads wire.SpawnArgs.Bits32
+	// starts.
+	Also32 bool
 	// Files are put into the guest's root file system, by path.
 	Files map[string][]byte
 

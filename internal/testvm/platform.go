@@ -4,7 +4,8 @@ import "runtime"
 
 // platform is what differs between guests' machines by their processor.
 type platform struct {
-	debian  string   // Debian's name of the processor, and Go's
+	debian  string   // Debian's name of the processor
+	goarch  string   // Go's, where it is another
 	qemu    string   // the program that runs guests
 	install string   // Debian's package of that program
 	machine string   // -machine where the options do not say
@@ -19,6 +20,7 @@ type platform struct {
 const (
 	amd64 = "amd64"
 	arm64 = "arm64"
+	i386  = "i386"
 )
 
 var platforms = map[string]*platform{
@@ -27,6 +29,13 @@ var platforms = map[string]*platform{
 		machine: "pc", cpu: "max", console: "ttyS0",
 		serial:    []string{"-device", "isa-serial,chardev=console", "-device", "isa-serial,chardev=link"},
 		libraries: []string{"/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib"},
+	},
+	// 32-bit kernels on a 64-bit machine, as most run that still run.
+	i386: {
+		debian: i386, goarch: "386", qemu: "qemu-system-x86_64", install: "qemu-system-x86",
+		machine: "pc", cpu: "max", console: "ttyS0",
+		serial:    []string{"-device", "isa-serial,chardev=console", "-device", "isa-serial,chardev=link"},
+		libraries: []string{"/lib/i386-linux-gnu", "/usr/lib/i386-linux-gnu", "/lib", "/usr/lib"},
 	},
 	// A Cortex-A72 has no pointer authentication, which TCG computes in full at each call and return of the guest.
 	// The machine has one serial port; the link's is a card.

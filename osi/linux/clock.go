@@ -16,9 +16,10 @@ import (
 // time of boot is their difference: the kernel's own getboottime64, and "btime"
 // in /proc/stat. Setting the guest's clock moves it, and with it all start times.
 
-// timekeeperOffset is where the timekeeper lies behind its 32-bit sequence
-// count, until 6.13 gave the pair a type of its own (tk_data).
-const timekeeperOffset = 8
+// timekeeperOffset returns where the timekeeper lies behind its 32-bit sequence
+// count, until 6.13 gave the pair a type of its own (tk_data): on 32-bit x86,
+// 64-bit numbers are aligned to 4 bytes.
+func (s *system) timekeeperOffset() arch.GVA { return s.words(1) }
 
 // findTimekeeper returns the address of the kernel's core timekeeper, 0 when it
 // is not found or does not look like one.
@@ -26,7 +27,7 @@ func (s *system) findTimekeeper(ctx context.Context) arch.GVA {
 	if !s.l.timekeeper.offsReal.ok() || !s.l.timekeeper.offsBoot.ok() {
 		return 0
 	}
-	off := arch.GVA(timekeeperOffset)
+	off := s.timekeeperOffset()
 	if s.l.tkData.timekeeper.ok() {
 		off = arch.GVA(s.l.tkData.timekeeper.off)
 	}

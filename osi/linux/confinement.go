@@ -204,8 +204,8 @@ func (s *system) pidNamespace(t *task) (arch.GVA, error) {
 	if level > 32 { // MAX_PID_NS_LEVEL
 		return 0, fmt.Errorf("pid namespace at level %d: %w", level, osi.ErrCorrupt)
 	}
-	// struct upid: the number, padded, then the namespace.
-	return s.kernel.ReadPointer(t.thread + arch.GVA(l.pidNumbers+16*level+8))
+	// struct upid: the number, padded to a pointer, then the namespace.
+	return s.kernel.ReadPointer(t.thread + arch.GVA(l.pidNumbers) + s.words(2*int(level)+1))
 }
 
 func (s *system) userNamespace(t *task) (arch.GVA, error) {
@@ -273,17 +273,17 @@ func (s *system) cgroup(link arch.GVA) (osi.Cgroup, error) {
 // in kernels without symbols of variables by the first task's group.
 func (s *system) subsystem(n int) (arch.GVA, error) {
 	if s.subsystems != 0 {
-		return s.kernel.ReadPointer(s.subsystems + arch.GVA(8*n))
+		return s.kernel.ReadPointer(s.subsystems + s.words(n))
 	}
 	l := &s.l.confine
-	if !l.cssSubsys.ok() || uint64(8*n) >= l.cssSubsys.size || !l.stateSubsys.ok() {
+	if !l.cssSubsys.ok() || uint64(s.words(n)) >= l.cssSubsys.size || !l.stateSubsys.ok() {
 		return 0, nil
 	}
 	first, err := s.readTask(s.initTask)
 	if err != nil || kernelPointer(first.cgroups) != nil {
 		return 0, err
 	}
-	state, err := s.kernel.ReadPointer(first.cgroups + arch.GVA(l.cssSubsys.off) + arch.GVA(8*n))
+	state, err := s.kernel.ReadPointer(first.cgroups + arch.GVA(l.cssSubsys.off) + s.words(n))
 	if err != nil || kernelPointer(state) != nil {
 		return 0, err
 	}

@@ -85,6 +85,9 @@ func (s *system) eachFile(ctx context.Context, as *vitrine.AddressSpace, table f
 			for ; word != 0; word &= word - 1 {
 				bit := bits.TrailingZeros64(word)
 				fd := first + 8*at + uint64(bit)
+				if fd >= table.size {
+					break // a map of 32 bits, and what lies behind it
+				}
 				if ctx.Err() != nil {
 					yield(osi.File{}, ctx.Err())
 					return
@@ -144,7 +147,7 @@ func (s *system) FileByFD(ctx context.Context, h osi.Handle, fd int) (osi.File, 
 // or reserved for a file that is just being opened.
 func (s *system) fileAt(as *vitrine.AddressSpace, table fdTable, fd uint64, closeExec bool, names *resolver) (osi.File, bool, error) {
 	f := osi.File{FD: int(fd)}
-	at, err := as.ReadPointer(table.files + arch.GVA(8*fd))
+	at, err := as.ReadPointer(table.files + s.words(int(fd)))
 	if err != nil || at == 0 {
 		return f, false, err
 	}

@@ -72,7 +72,7 @@ type layout struct {
 		shape
 		pgd, exeFile                           member
 		startCode, endCode, startData, endData member
-		startBrk, brk, startStack              member
+		startBrk, brk, startStack, taskSize    member
 		argStart, argEnd, envStart, envEnd     member
 		maRoot                                 member // 6.1 and later
 		mmap, rbNode                           member // before
@@ -244,6 +244,7 @@ func (l *layout) memoryGroups() []group {
 			{&m.startCode, "start_code"}, {&m.endCode, "end_code"},
 			{&m.startData, "start_data"}, {&m.endData, "end_data"},
 			{&m.startBrk, "start_brk"}, {&m.brk, "brk"}, {&m.startStack, "start_stack"},
+			{&m.taskSize, "?task_size"},
 			{&m.argStart, "arg_start"}, {&m.argEnd, "arg_end"},
 			{&m.envStart, "env_start"}, {&m.envEnd, "env_end"},
 			// 6.1 replaced list and red-black tree with the maple tree.

@@ -49,17 +49,22 @@ type mapleEntry struct {
 type mapleTree struct {
 	as    *vitrine.AddressSpace
 	l     *layout
+	word  int // bytes of a pointer and of an index
 	nodes int // left to read, so that a hostile tree ends
 }
 
 func newMapleTree(as *vitrine.AddressSpace, l *layout) *mapleTree {
-	return &mapleTree{as: as, l: l, nodes: maxVMAs}
+	return &mapleTree{as: as, l: l, word: as.Mode().PointerSize(), nodes: maxVMAs}
 }
+
+// highest is the highest index.
+func (t *mapleTree) highest() uint64 { return ^uint64(0) >> (64 - 8*t.word) }
 
 // mapleNode is a copy of one node.
 type mapleNode struct {
 	addr          arch.GVA
 	leaf          bool
+	word          int
 	pivots, slots []byte
 	min, max      uint64
 	buf           [mapleNodeSize]byte
@@ -81,7 +86,7 @@ func (t *mapleTree) walk(root arch.GVA, f func(mapleEntry) bool) error {
 	if !isMapleRoot(root) {
 		return fmt.Errorf("walk maple tree: root %v is no node: %w", root, osi.ErrCorrupt)
 	}
-	_, err := t.visit(root, 0, 0, ^uint64(0), 0, f)
+	_, err := t.visit(root, 0, 0, t.highest(), 0, f)
 	return err
 }
 
@@ -116,7 +121,7 @@ func (t *mapleTree) find(root arch.GVA, index uint64) (mapleEntry, bool, error) 
 		return mapleEntry{}, false, nil
 	}
 	var n mapleNode
-	e, parent, lo, hi := root, arch.GVA(0), uint64(0), ^uint64(0)
+	e, parent, lo, hi := root, arch.GVA(0), uint64(0), t.highest()
 	for depth := 0; ; depth++ {
 		if err := t.read(&n, e, parent, lo, hi, depth); err != nil {
 			return mapleEntry{}, false, err
@@ -140,7 +145,7 @@ func (t *mapleTree) read(n *mapleNode, e, parent arch.GVA, lo, hi uint64, depth 
 	if t.nodes--; t.nodes < 0 || depth >= mapleMaxDepth {
 		return fmt.Errorf("walk maple tree: node %v at depth %d: %w", e, depth, osi.ErrCorrupt)
 	}
-	n.addr, n.min, n.max = e&mapleNodeMask, lo, hi
+	n.addr, n.word, n.min, n.max = e&mapleNodeMask, t.word, lo, hi
 	if err := kernelPointer(n.addr); err != nil {
 		return fmt.Errorf("walk maple tree: %w", err)
 	}
@@ -161,28 +166,37 @@ func (t *mapleTree) read(n *mapleNode, e, parent arch.GVA, lo, hi uint64, depth 
 		return fmt.Errorf("walk maple tree: node larger than %d bytes: %w", mapleNodeSize, osi.ErrCorrupt)
 	}
 	n.pivots, n.slots = n.buf[pivots.off:pivots.end()], n.buf[slots.off:slots.end()]
-	up := arch.GVA(binary.LittleEndian.Uint64(n.buf[:]))
+	up := arch.GVA(n.number(n.buf[:]))
 	if up&mapleNodeMask == n.addr || parent != 0 && up&mapleNodeMask != parent {
 		return fmt.Errorf("walk maple tree: node %v has left the tree: %w", n.addr, osi.ErrTorn)
 	}
 	return nil
 }
 
+// number reads a number of the kernel's width.
+func (n *mapleNode) number(b []byte) uint64 {
+	if n.word == 4 {
+		return uint64(binary.LittleEndian.Uint32(b))
+	}
+	return binary.LittleEndian.Uint64(b)
+}
+
 // slot returns slot i, which begins at index at, and the last index it covers.
 func (n *mapleNode) slot(i int, at uint64) (arch.GVA, uint64, error) {
-	if 8*i+8 > len(n.slots) {
+	w := n.word
+	if w*i+w > len(n.slots) {
 		return 0, 0, fmt.Errorf("walk maple tree: node %v ends before its range: %w", n.addr, osi.ErrTorn)
 	}
 	last := n.max
-	if 8*i+8 <= len(n.pivots) {
-		if p := binary.LittleEndian.Uint64(n.pivots[8*i:]); p != 0 || i == 0 {
+	if w*i+w <= len(n.pivots) {
+		if p := n.number(n.pivots[w*i:]); p != 0 || i == 0 {
 			last = p
 		}
 	}
 	if last < at || last > n.max {
 		return 0, 0, fmt.Errorf("walk maple tree: node %v: pivot %d out of order: %w", n.addr, i, osi.ErrTorn)
 	}
-	return arch.GVA(binary.LittleEndian.Uint64(n.slots[8*i:])), last, nil
+	return arch.GVA(n.number(n.slots[w*i:])), last, nil
 }
 
 // holding returns the slot that covers index, with its range.

@@ -21,6 +21,7 @@ type mmRecord struct {
 	mmap    arch.GVA
 	rbNode  arch.GVA
 	layout  osi.ProcMem
+	compat  bool // a 32-bit process of a 64-bit system
 }
 
 func (s *system) readMM(addr arch.GVA) (mmRecord, error) {
@@ -33,12 +34,19 @@ func (s *system) readMM(addr arch.GVA) (mmRecord, error) {
 	return mmRecord{
 		addr: addr, pgd: r.ptr(l.pgd), exeFile: r.ptr(l.exeFile),
 		maRoot: r.ptr(l.maRoot), mmap: r.ptr(l.mmap), rbNode: r.ptr(l.rbNode),
+		compat: s.compat(r.uint(l.taskSize)),
 		layout: osi.ProcMem{
 			Code: span(l.startCode, l.endCode), Data: span(l.startData, l.endData),
 			Args: span(l.argStart, l.argEnd), Env: span(l.envStart, l.envEnd),
 			StartBrk: r.ptr(l.startBrk), Brk: r.ptr(l.brk), StartStack: r.ptr(l.startStack),
 		},
 	}, nil
+}
+
+// compat tells by where a process's addresses end (TASK_SIZE as of its exec)
+// that it is a 32-bit one of a 64-bit kernel: below 4 GiB, both for x86 and arm64.
+func (s *system) compat(taskSize uint64) bool {
+	return s.word == 8 && taskSize > 0 && taskSize <= 1<<32
 }
 
 // mmOf returns the memory descriptor of the process that a handle names, or

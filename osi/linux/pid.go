@@ -36,7 +36,7 @@ func (s *system) taskByID(id int) (arch.GVA, bool) {
 // xa_head. Each step's shift is less than the one before, so it ends.
 func (s *system) xaLoad(head arch.GVA, index uint64) (arch.GVA, bool) {
 	l := &s.l.confine
-	slots := l.xaSlots.size / 8
+	slots := l.xaSlots.size / uint64(s.word)
 	if slots == 0 || slots > xaMaxSlots {
 		return 0, false
 	}
@@ -50,7 +50,7 @@ func (s *system) xaLoad(head arch.GVA, index uint64) (arch.GVA, bool) {
 		if readErr != nil || shift >= last || index>>shift >= slots {
 			return 0, false // beyond what the tree holds, or no tree
 		}
-		at, err = s.kernel.ReadPointer(node + arch.GVA(l.xaSlots.off+8*(index>>shift)))
+		at, err = s.kernel.ReadPointer(node + arch.GVA(l.xaSlots.off) + s.words(int(index>>shift)))
 		index, last = index&(1<<shift-1), shift
 	}
 	return at, err == nil && index == 0 && kernelPointer(at) == nil && at&xaTag == 0

@@ -1,4 +1,4 @@
-// Package linux is the osi provider for Linux guests on 64-bit processors.
+// Package linux is the osi provider for Linux guests.
 // Import it for its side effect.
 //
 // Where the kernel keeps things is learnt from the guest itself (package

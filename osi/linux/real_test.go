@@ -57,7 +57,7 @@ func TestRealGuests(t *testing.T) {
 				o.Memory = 1024 // for thousands of processes
 			}
 			vm := vmtest.Boot(t, &o)
-			g, _, sys := seen.Open(t, vm)
+			g, k, sys := seen.Open(t, vm)
 			t.Run("conformance", func(t *testing.T) { testConformance(t, vm, g, sys) })
 			if o.Kernel == "6.1-cloud" || os.Getenv("VITRINE_TEST_EVENTS") != "" && g.Arch() != arch.ARM64 {
 				t.Run("confinement", func(t *testing.T) { testConfinement(t, vm, sys) })
@@ -65,7 +65,7 @@ func TestRealGuests(t *testing.T) {
 				t.Run("lives", func(t *testing.T) { testLives(t, vm, g) })
 				t.Run("lists agree with events", func(t *testing.T) { testListsAgree(t, vm, g, count(1000, 20)) })
 			}
-			if g.Arch() == arch.ARM64 {
+			if k.Arch() != arch.AMD64 {
 				t.Run("events by trap", func(t *testing.T) { testLoops(t, vm, g, probe.Trap, 10, 4) })
 				return
 			}

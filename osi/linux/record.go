@@ -69,10 +69,15 @@ func cString(b []byte) string {
 	return string(b)
 }
 
+// lowest32 is the lowest address of any 32-bit kernel (PAGE_OFFSET with
+// VMSPLIT_1G).
+const lowest32 = 0x4000_0000
+
 // kernelPointer tells whether a can be a pointer into the kernel's half of the
-// address space.
+// address space, of a 64-bit or of a 32-bit kernel: the address space that it is
+// read by has the one half only.
 func kernelPointer(a arch.GVA) error {
-	if int64(a) >= 0 {
+	if int64(a) >= 0 && (a < lowest32 || a >= 1<<32) {
 		return fmt.Errorf("%v is no kernel address: %w", a, osi.ErrCorrupt)
 	}
 	return nil

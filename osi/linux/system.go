@@ -17,6 +17,7 @@ type system struct {
 	k      facts
 	l      *layout
 	kernel *vitrine.AddressSpace // the kernel's own; for memory that is never remapped: slabs and the image
+	word   int                   // bytes of a pointer and of a C long
 
 	initTask   arch.GVA
 	modules    arch.GVA // head of the list of modules, 0 when the symbol is missing
@@ -34,14 +35,15 @@ var _ osi.System = (*system)(nil)
 // open builds the system over a kernel's description; kernel is the address
 // space of the kernel itself.
 func open(ctx context.Context, g *vitrine.Guest, k facts, kernel *vitrine.AddressSpace) (*system, error) {
-	if g.Arch().PointerSize() != 8 {
-		return nil, fmt.Errorf("open linux provider: %v has no 64-bit pointers: %w", g.Arch(), errors.ErrUnsupported)
+	word := kernel.Mode().PointerSize()
+	if word == 0 {
+		return nil, fmt.Errorf("open linux provider: paging is %v: %w", kernel.Mode(), errors.ErrUnsupported)
 	}
 	l, err := newLayout(k)
 	if err != nil {
 		return nil, fmt.Errorf("open linux provider: %w", err)
 	}
-	s := &system{g: g, k: k, l: l, kernel: kernel}
+	s := &system{g: g, k: k, l: l, kernel: kernel, word: word}
 	s.tasks.New = func() any { b := make([]byte, l.task.hi-l.task.lo); return &b }
 	if s.initTask, err = k.Symbol("init_task"); err != nil {
 		return nil, fmt.Errorf("open linux provider: %w", err)
@@ -60,6 +62,9 @@ func open(ctx context.Context, g *vitrine.Guest, k facts, kernel *vitrine.Addres
 // arm64 reports whether the kernel is one of arm64, by its page tables: an image
 // may not tell what its processors were.
 func (s *system) arm64() bool { return s.kernel.Mode() != s.kernel.Mode().User() }
+
+// words returns the size of n pointers in a row.
+func (s *system) words(n int) arch.GVA { return arch.GVA(n * s.word) }
 
 // OS implements osi.System.
 func (s *system) OS() string { return "linux" }

@@ -205,6 +205,7 @@ func (s *system) process(t *task, boot time.Time, names *resolver) (osi.Process,
 	note("page-table root", err)
 	p.Exe, err = names.file(mm.exeFile)
 	note("exe", err)
+	p.Compat = mm.compat
 	p.Args, err = s.args(&mm)
 	note("args", err)
 	return p, first

@@ -194,6 +194,7 @@ func (s *system) process(as *vitrine.AddressSpace, p *process) osi.Process {
 	out := osi.Process{
 		Handle: s.handleOf(p), PID: p.pid, PPID: p.parent, Name: s.name(p), KThread: p.kernelOnly,
 		Threads: max(1, int(p.u32(l.active))), StartTime: filetime(p.u64(l.created)), WOW64: p.ptr(l.wow64) != 0,
+		Compat: p.ptr(l.wow64) != 0,
 	}
 	if p.exited {
 		out.State, out.Threads = 'Z', 1

@@ -166,7 +166,7 @@ func (b build) truth(g *nttest.Guest) *providertest.Truth {
 			{PID: 300, PPID: 4, Name: "smss.exe", Exe: disk + system32("smss.exe"), Args: []string{`\SystemRoot\System32\smss.exe`}, Threads: 1, TIDs: []int{304}, Start: start(10), Cwd: `C:\Windows\`,
 				Mappings: []osi.Mapping{m(0x48580000, 0x4000, "rwxp", disk+system32("smss.exe")), m(0x77000000, 0x3000, "rwxp", disk+system32("ntdll.dll"))},
 				Files:    []osi.File{file(4, "Event", "", 3, 0)}},
-			{PID: 1234, PPID: 300, Name: "notepad.exe", Exe: disk + `\Windows\notepad.exe`, Args: []string{`C:\Windows\notepad.exe`, `a\b`, "c d.txt"}, Threads: 2, TIDs: []int{1238, 1242}, Start: start(20), Cwd: `C:\Users\me\`,
+			{PID: 1234, PPID: 300, Name: "notepad.exe", Compat: b.x64(), Exe: disk + `\Windows\notepad.exe`, Args: []string{`C:\Windows\notepad.exe`, `a\b`, "c d.txt"}, Threads: 2, TIDs: []int{1238, 1242}, Start: start(20), Cwd: `C:\Users\me\`,
 				Mappings: []osi.Mapping{m(0x10000, 0x10000, "rw-p", ""), m(0x50000, 0x8000, "r--s", disk+`\Windows\Fonts\x.ttf`), m(0x400000, 0x2000, "rwxp", disk+`\Windows\notepad.exe`),
 					m(0x76000000, 0x2000, "rwxp", disk+system32("KERNEL32.DLL")), m(0x77000000, 0x3000, "rwxp", disk+system32("ntdll.dll")), m(0x7ffd8000, 0x1000, "rw-p", "")},
 				Files: []osi.File{file(4, "Key", `\REGISTRY\MACHINE\SOFTWARE`, 0x20019, 0), file(8, "File", disk+`\Users\me\c d.txt`, 0x120089, 77), file(12, "Mutant", "TheMutant", 0x1f0001, 0),

@@ -57,6 +57,7 @@ type Process struct {
 	Cwd       string
 	StartBrk  arch.GVA
 	Stack     arch.GVA
+	Compat    bool // a 32-bit one of a 64-bit system
 }
 
 // Test runs the whole suite.
@@ -136,7 +137,7 @@ type seen struct {
 	Name, Exe          string
 	Args               []string
 	UID, GID           uint32
-	KThread            bool
+	KThread, Compat    bool
 }
 
 func (s *suite) compare(t *testing.T, want *Process, p *osi.Process) {
@@ -148,8 +149,8 @@ func (s *suite) compare(t *testing.T, want *Process, p *osi.Process) {
 	if !strings.HasPrefix(p.FullName, p.Name) {
 		t.Errorf("pid %d: full name %q does not begin with the name %q", p.PID, p.FullName, p.Name)
 	}
-	got := seen{p.PID, p.PPID, p.Threads, name, p.Exe, p.Args, p.UID, p.GID, p.KThread}
-	w := seen{want.PID, want.PPID, want.Threads, want.Name, want.Exe, want.Args, want.UID, want.GID, want.KThread}
+	got := seen{p.PID, p.PPID, p.Threads, name, p.Exe, p.Args, p.UID, p.GID, p.KThread, p.Compat}
+	w := seen{want.PID, want.PPID, want.Threads, want.Name, want.Exe, want.Args, want.UID, want.GID, want.KThread, want.Compat}
 	if diff := cmp.Diff(w, got, cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("pid %d (-guest +system):\n%s", want.PID, diff)
 	}

@@ -129,8 +129,12 @@ func commandOf(a wire.SpawnArgs) (string, []wire.Text, error) {
 	if workloads[a.Kind] == nil {
 		return "", nil, fmt.Errorf("spawn: no workload %q", a.Kind)
 	}
-	path := filepath.Join(stateDir, "w-"+filepath.Base(a.Kind))
-	if err := os.Symlink("/init", path); err != nil && !os.IsExist(err) {
+	program, prefix := "/init", "w-"
+	if a.Bits32 {
+		program, prefix = wire.Init32, "w32-"
+	}
+	path := filepath.Join(stateDir, prefix+filepath.Base(a.Kind))
+	if err := os.Symlink(program, path); err != nil && !os.IsExist(err) {
 		return "", nil, err
 	}
 	argv := []wire.Text{[]byte(path), []byte("workload"), []byte(a.Kind), []byte(a.Name)}

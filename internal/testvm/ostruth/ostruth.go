@@ -84,7 +84,7 @@ func processOf(t testing.TB, truth *wire.Truth, p *wire.Proc, otherState string)
 		KThread: p.KThread(), Threads: p.Threads(), Cwd: string(p.Cwd),
 		Start:    time.Unix(0, truth.BootNS).Add(time.Duration(p.StartTicks()) * tick), //nolint:gosec // ticks since boot
 		StartBrk: arch.GVA(p.StartBrk()), Stack: arch.GVA(p.StartStack()),
-		Mappings: mappingsOf(t, p), Files: []osi.File{},
+		Mappings: mappingsOf(t, p), Files: []osi.File{}, Compat: string(p.Exe) == wire.Init32,
 	}
 	if p.KThread() {
 		out.States += "RSDI" // it may have work, wait for a lock, or be done, at the moment when it is looked at

@@ -25,7 +25,7 @@ func Open(t testing.TB, vm *testvm.VM) (*vitrine.Guest, *kernel.Kernel, osi.Syst
 			t.Error(err)
 		}
 	})
-	k, err := kernel.Describe(t.Context(), g, nil)
+	k, err := kernel.Describe(t.Context(), g, &kernel.Options{Symbols: vm.Kernel.Symbols()})
 	if err != nil {
 		t.Fatal(err)
 	}

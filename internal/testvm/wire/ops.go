@@ -54,6 +54,9 @@ type SpawnArgs struct {
 	Argv []Text   `json:"argv,omitempty"` // whole, with argv[0]; bytes, as a name need not be UTF-8
 	Env  []string `json:"env,omitempty"`
 
+	// For every kind that is built in: the program for 32-bit x86 runs it, in a guest that has it.
+	Bits32 bool `json:"bits32,omitempty"`
+
 	// For every kind:
 	Dir string `json:"dir,omitempty"` // working directory, default /
 	UID uint32 `json:"uid,omitempty"`
@@ -155,6 +158,9 @@ type SeqCall struct {
 	Path string   `json:"path,omitempty"` // the path that was passed, for calls that take one
 	Ret  int64    `json:"ret"`            // as the kernel returned it: negative errno
 }
+
+// Init32 is the ground-truth program for 32-bit x86, in guests that have it beside their own.
+const Init32 = "/init32"
 
 // TreeMark is what "tree" and "clock" workloads add their numbers to: no process has such an id.
 const TreeMark = 1 << 30

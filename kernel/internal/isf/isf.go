@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/vitrine-vmi/vitrine/kernel/internal/xz"
 )
@@ -30,52 +31,68 @@ type File struct {
 	PDB  string // that PDB's name
 
 	doc document
+
+	mu   sync.Mutex        // guards doc, where more is set
+	more func(name string) // adds the type of that name, if there is one; nil for a file that is all there
 }
 
 type document struct {
 	Metadata struct {
-		Format  string
+		Format  string `json:"format"`
 		Windows struct {
 			PDB struct {
 				GUID     string
 				Age      uint32
 				Database string
 			}
-		}
-	}
-	BaseTypes map[string]struct{ Size uint64 } `json:"base_types"`
-	UserTypes map[string]*userType             `json:"user_types"`
-	Enums     map[string]*enum
-	Symbols   map[string]struct {
-		Address uint64
-		Content []byte `json:"constant_data"`
-	}
+		} `json:"windows,omitzero"`
+	} `json:"metadata"`
+	BaseTypes map[string]BaseType  `json:"base_types"`
+	UserTypes map[string]*UserType `json:"user_types"`
+	Enums     map[string]*Enum     `json:"enums"`
+	Symbols   map[string]Symbol    `json:"symbols"`
 }
 
-type userType struct {
-	Size   uint64
-	Fields map[string]field
+// BaseType is a type of the language.
+type BaseType struct {
+	Size uint64 `json:"size"`
 }
 
-type field struct {
-	Offset    uint64
-	Type      *fieldType
-	Anonymous bool
+// UserType is a structure or a union.
+type UserType struct {
+	Size   uint64           `json:"size"`
+	Fields map[string]Field `json:"fields"`
+	Kind   string           `json:"kind,omitempty"`
 }
 
-type fieldType struct {
-	Kind     string
-	Name     string
-	Count    uint64
-	Subtype  *fieldType
-	Type     *fieldType
-	Length   uint32 `json:"bit_length"`
-	Position uint32 `json:"bit_position"`
+// Field is a member of a structure.
+type Field struct {
+	Offset    uint64 `json:"offset"`
+	Type      *Type  `json:"type"`
+	Anonymous bool   `json:"anonymous,omitempty"` // its members are the structure's own
 }
 
-type enum struct {
-	Size      uint64
-	Constants map[string]int64
+// Type is what a member is.
+type Type struct {
+	Kind     string `json:"kind"`
+	Name     string `json:"name,omitempty"`
+	Count    uint64 `json:"count,omitempty"`
+	Subtype  *Type  `json:"subtype,omitempty"`
+	Type     *Type  `json:"type,omitempty"`
+	Length   uint32 `json:"bit_length,omitempty"`
+	Position uint32 `json:"bit_position,omitempty"`
+}
+
+// Enum is an enumeration.
+type Enum struct {
+	Size      uint64           `json:"size"`
+	Constants map[string]int64 `json:"constants"`
+}
+
+// Symbol is a variable or a function.
+type Symbol struct {
+	Address uint64 `json:"address"`
+	Content []byte `json:"constant_data,omitempty"` // what a constant holds
 }
 
 // Parse reads a file, packed or not.
@@ -103,7 +120,7 @@ func Parse(b []byte) (*File, error) {
 
 // Size returns the size of a structure or union in bytes.
 func (f *File) Size(name string) (uint64, bool) {
-	t := f.doc.UserTypes[name]
+	t := f.user(name)
 	if t == nil {
 		return 0, false
 	}
@@ -113,7 +130,7 @@ func (f *File) Size(name string) (uint64, bool) {
 // Member tells where a member lies: of a bit-field the byte and the bit in it
 // where it begins, and its bits. TypeName is that of the structure it holds.
 func (f *File) Member(structName, member string) (offset, size uint64, bit, bits uint32, typeName string, ok bool) {
-	t := f.doc.UserTypes[structName]
+	t := f.user(structName)
 	if t == nil {
 		return 0, 0, 0, 0, "", false
 	}
@@ -134,20 +151,20 @@ func (f *File) Member(structName, member string) (offset, size uint64, bit, bits
 // maxNesting bounds arrays of arrays.
 const maxNesting = 16
 
-func (f *File) sizeOf(t *fieldType, depth int) uint64 {
+func (f *File) sizeOf(t *Type, depth int) uint64 {
 	if t == nil || depth > maxNesting {
 		return 0
 	}
 	switch t.Kind {
 	case "pointer":
-		return f.doc.BaseTypes["pointer"].Size
+		return f.base("pointer").Size
 	case "base":
-		return f.doc.BaseTypes[t.Name].Size
+		return f.base(t.Name).Size
 	case "struct", "union":
 		n, _ := f.Size(t.Name)
 		return n
 	case "enum":
-		if e := f.doc.Enums[t.Name]; e != nil {
+		if e := f.enum(t.Name); e != nil {
 			return e.Size
 		}
 	case "array":
@@ -161,12 +178,14 @@ func (f *File) sizeOf(t *fieldType, depth int) uint64 {
 // Enum returns the value of an enumerator; an empty enum name means any.
 func (f *File) Enum(name, constant string) (int64, bool) {
 	if name != "" {
-		if e := f.doc.Enums[name]; e != nil {
+		if e := f.enum(name); e != nil {
 			v, ok := e.Constants[constant]
 			return v, ok
 		}
 		return 0, false
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	for _, e := range f.doc.Enums {
 		if e == nil {
 			continue

@@ -24,7 +24,7 @@ const (
 // Field resolves a path such as "thread.sp" or "children[2].next"; members of
 // anonymous members are found by their own names.
 func (f *File) Field(structName, path string) (Place, bool) {
-	t := &fieldType{Kind: "struct", Name: structName}
+	t := &Type{Kind: "struct", Name: structName}
 	steps := strings.FieldsFunc(path, func(r rune) bool { return strings.ContainsRune(".[]", r) })
 	if len(steps) == 0 || len(steps) > maxSteps {
 		return Place{}, false
@@ -47,7 +47,7 @@ func (f *File) Field(structName, path string) (Place, bool) {
 
 // step goes from a type to its member of that name, or of an array to the
 // element of that number.
-func (f *File) step(t *fieldType, step string, budget *int) (offset uint64, in *fieldType, ok bool) {
+func (f *File) step(t *Type, step string, budget *int) (offset uint64, in *Type, ok bool) {
 	n, err := strconv.ParseUint(step, 10, 31)
 	if err != nil {
 		return f.member(t, step, budget)
@@ -64,11 +64,11 @@ func (f *File) step(t *fieldType, step string, budget *int) (offset uint64, in *
 
 // member looks for a member, also in anonymous ones. It takes each member seen
 // off the budget: types may contain themselves.
-func (f *File) member(t *fieldType, name string, budget *int) (offset uint64, in *fieldType, ok bool) {
+func (f *File) member(t *Type, name string, budget *int) (offset uint64, in *Type, ok bool) {
 	if t.Kind != "struct" && t.Kind != "union" {
 		return 0, nil, false
 	}
-	u := f.doc.UserTypes[t.Name]
+	u := f.user(t.Name)
 	if u == nil {
 		return 0, nil, false
 	}
@@ -90,7 +90,7 @@ func (f *File) member(t *fieldType, name string, budget *int) (offset uint64, in
 }
 
 // typeName writes a type about as C does.
-func (f *File) typeName(t *fieldType, depth int) string {
+func (f *File) typeName(t *Type, depth int) string {
 	if t == nil || depth > maxNesting {
 		return "..."
 	}
@@ -114,5 +114,5 @@ func (f *File) typeName(t *fieldType, depth int) string {
 // Banner returns the text of a Linux kernel's linux_banner, "" when the file
 // does not tell it.
 func (f *File) Banner() string {
-	return strings.TrimRight(string(f.doc.Symbols["linux_banner"].Content), "\x00\n")
+	return strings.TrimRight(string(f.symbol("linux_banner").Content), "\x00\n")
 }

@@ -43,6 +43,25 @@ func TestFindAllLayouts(t *testing.T) {
 	}
 }
 
+// Tables of 32-bit kernels, wherever KASLR put them.
+func TestFindI386(t *testing.T) {
+	for _, l := range kt.I386 {
+		for _, base := range []uint64{0xc100_0000, 0xdb20_0000, 0x8100_0000} {
+			va := base + 0x9a4000
+			want := kt.Many(l, base, 5000)
+			b := kt.Build(l, va, base, want)
+			got, err := Find(b, va, base)
+			if err != nil {
+				t.Errorf("%s at %#x: %v", l, base, err)
+				continue
+			}
+			if diff := cmp.Diff(want, all(got)); diff != "" || got.Layout().Form != FormBase {
+				t.Errorf("%s at %#x: form %d (-want +got):\n%.2000s", l, base, got.Layout().Form, diff)
+			}
+		}
+	}
+}
+
 // The form is told by what fits, so each layout must be taken for what it is.
 func TestFindForm(t *testing.T) {
 	want := map[kt.Layout]Form{kt.Linux510: FormAbsolute, kt.Linux62: FormAbsolute, kt.Linux612: FormAbsolute, kt.Linux615: FormBase, kt.Linux72: FormPlace}

@@ -29,9 +29,24 @@ const kernelHalf = 0xffff_ffff_8000_0000
 // header, 64 KiB.
 const beforeText = 1 << 20
 
+// lowest32 is the lowest address of 32-bit kernels, those with the least memory of
+// their own for programs (VMSPLIT_1G).
+const lowest32 = 0x4000_0000
+
+// word is the size of the kernel's pointers in bytes.
+func (p place) word() int {
+	if p.base < 1<<32 {
+		return 4
+	}
+	return 8
+}
+
 // lowest returns the lowest address that a kernel may start at. Those of arm64
 // may be anywhere in the upper half.
 func (p place) lowest() uint64 {
+	if p.word() == 4 {
+		return lowest32
+	}
 	if p.base >= kernelHalf || p.base < 1<<63 {
 		return kernelHalf
 	}
@@ -82,14 +97,18 @@ func findOffsets(b []byte, where place, count int, l *Layout) error {
 	size := 4 * l.Count
 	behind := l.Index + 2*tokenCount
 	before := count&^7 - 8
-	for _, c := range []Layout{
+	layouts := []Layout{
 		l.with(behind, align8(behind+size), FormAbsolute), // since 6.4
 		l.with(behind, align8(behind+size), FormBase),     // since 6.15
 		l.with((before-size)&^7, before, FormAbsolute),    // until 6.3
 		l.with((before-size)&^7, before, FormBase),        // the same, for one processor
 		l.with(behind, -1, FormPlace),                     // 7.x
 		l.with(behind, -1, FormBase),
-	} {
+	}
+	if where.word() == 4 { // relative_base is a pointer; no per-CPU symbols lie apart
+		layouts = []Layout{l.with(count-4-size, count-4, FormBase), l.with(behind, behind+size, FormBase)}
+	}
+	for _, c := range layouts {
 		if c.fits(b, where) && ascending(b[c.Offsets:][:size], c.addresser(b, where), where.lowest()) {
 			*l = c
 			return nil
@@ -106,22 +125,30 @@ func (l Layout) with(offsets, base int, form Form) Layout {
 // fits reports whether offsets and relative_base lie in b, and the latter can
 // be the lowest symbol of a kernel image.
 func (l Layout) fits(b []byte, where place) bool {
-	if l.Offsets < 0 || l.Offsets+4*l.Count > len(b) || l.RelativeBase+8 > len(b) {
+	if l.Offsets < 0 || l.Offsets+4*l.Count > len(b) || l.RelativeBase+where.word() > len(b) {
 		return false
 	}
 	if l.RelativeBase < 0 {
 		return true
 	}
-	v := binary.LittleEndian.Uint64(b[l.RelativeBase:])
+	v := where.pointer(b[l.RelativeBase:])
 	return v >= where.lowest() && v&0xfff == 0
 }
 
 func (l Layout) addresser(b []byte, where place) addresser {
 	a := addresser{form: l.Form, base: where.base, at: where.va + uint64(l.Offsets)}
 	if l.RelativeBase >= 0 {
-		a.base = binary.LittleEndian.Uint64(b[l.RelativeBase:])
+		a.base = where.pointer(b[l.RelativeBase:])
 	}
 	return a
+}
+
+// pointer reads a pointer of the kernel's.
+func (p place) pointer(b []byte) uint64 {
+	if p.word() == 4 {
+		return uint64(binary.LittleEndian.Uint32(b))
+	}
+	return binary.LittleEndian.Uint64(b)
 }
 
 // align8 rounds p up to a multiple of 8.

@@ -25,9 +25,15 @@ const (
 	Linux612 Layout = "6.12" // offsets behind the token index
 	Linux615 Layout = "6.15" // the same without absolute symbols
 	Linux72  Layout = "7.2"  // offsets count from their own place, parts aligned to 4
+
+	I386Linux61 Layout = "6.1 i386" // offsets first, pointers and parts of 4 bytes
+	I386Linux64 Layout = "6.4 i386" // the same with the offsets behind the token index
 )
 
-// Layouts are all of them.
+// I386 are the layouts of 32-bit kernels.
+var I386 = []Layout{I386Linux61, I386Linux64}
+
+// Layouts are those of 64-bit kernels.
 var Layouts = []Layout{Linux510, Linux62, Linux612, Linux615, Linux72}
 
 // common are the tokens of more than one character, from code 0x80 on.
@@ -53,16 +59,16 @@ func (w *writer) u64(v uint64) { w.b = binary.LittleEndian.AppendUint64(w.b, v) 
 // bytes around it. base is what relative_base is to be.
 func Build(l Layout, va, base uint64, symbols []Symbol) []byte {
 	w := &writer{align: 8}
-	if l == Linux72 {
+	if l == Linux72 || l.is32() {
 		w.align = 4
 	}
 	w.b = append(w.b, strings.Repeat("constant\x00", 7)...)
 	w.pad()
-	early := l == Linux510 || l == Linux62
+	early := l == Linux510 || l == Linux62 || l == I386Linux61
 	if early {
 		w.offsets(l, va, base, symbols)
 		w.pad()
-		w.u64(base)
+		w.pointer(l, base)
 	}
 	w.pad()
 	w.u32(uint32(len(symbols)))
@@ -83,7 +89,7 @@ func Build(l Layout, va, base uint64, symbols []Symbol) []byte {
 		w.offsets(l, va, base, symbols)
 		w.pad()
 		if l != Linux72 {
-			w.u64(base)
+			w.pointer(l, base)
 		}
 		w.b = append(w.b, make([]byte, 3*len(symbols))...)
 	}
@@ -91,12 +97,22 @@ func Build(l Layout, va, base uint64, symbols []Symbol) []byte {
 	return w.b
 }
 
+func (l Layout) is32() bool { return l == I386Linux61 || l == I386Linux64 }
+
+func (w *writer) pointer(l Layout, v uint64) {
+	if l.is32() {
+		w.u32(uint32(v))
+		return
+	}
+	w.u64(v)
+}
+
 func (w *writer) offsets(l Layout, va, base uint64, symbols []Symbol) {
 	for _, s := range symbols {
 		switch {
 		case l == Linux72:
 			w.u32(uint32(s.Addr - va - uint64(len(w.b))))
-		case l == Linux615:
+		case l == Linux615 || l.is32():
 			w.u32(uint32(s.Addr - base))
 		case s.Addr < 1<<31:
 			w.u32(uint32(s.Addr))

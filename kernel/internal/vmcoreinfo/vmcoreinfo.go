@@ -30,6 +30,7 @@ type Info struct {
 	BuildID      string            // BUILD-ID in lower-case hexadecimal, since 5.9; "" without
 	KernelOffset uint64            // KERNELOFFSET: the distance that KASLR moved the kernel, bytes
 	HasOffset    bool              // the note has a KERNELOFFSET
+	PAE          bool              // CONFIG_X86_PAE: a 32-bit x86 kernel's page tables have three levels
 	Symbols      map[string]uint64 // SYMBOL(name): address, after KASLR
 	Numbers      map[string]int64  // NUMBER(name)
 	Offsets      map[string]int64  // OFFSET(struct.member), bytes
@@ -95,6 +96,9 @@ func (in *Info) set(key, value string) {
 		if validBuildID(value) {
 			in.BuildID = value
 		}
+		return
+	case "CONFIG_X86_PAE":
+		in.PAE = value == "y"
 		return
 	case "KERNELOFFSET":
 		v, err := strconv.ParseUint(value, 16, 64)

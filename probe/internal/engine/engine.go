@@ -113,6 +113,7 @@ const (
 	UserRegs64             // rdi rsi rdx r10 r8 r9
 	UserRegs32             // ebx ecx edx esi edi ebp
 	UserRegsARM64          // x0 to x5
+	UserRegsI386           // those of UserRegs32, saved by a 32-bit kernel: in that order from the start
 )
 
 // Capture is user memory to copy at entry.

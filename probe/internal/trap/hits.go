@@ -84,14 +84,25 @@ func (e *Engine) stackOf(task arch.GVA, cpu int, r *arch.Registers) stack {
 // tail-called it.
 func (e *Engine) skip(h *engine.Hit, r *arch.Registers) error {
 	sp, s := uint64(r.SP()), e.stackOf(h.Task, h.CPU, r)
-	if r.ARM64.On {
-		r.ARM64.PC = r.ARM64.X[30]
-	} else if !ret(e.cfg.Kernel, r, 0) {
+	if !e.goBack(r) {
 		return fmt.Errorf("skip %s: its return address cannot be read", h.Point.Name)
 	}
 	r.SetResult(h.SkipValue)
 	_, err := e.finish(s, sp, h.CPU, r)
 	return err
+}
+
+// goBack does what a return instruction does, which takes no arguments off the
+// stack.
+func (e *Engine) goBack(r *arch.Registers) bool {
+	switch {
+	case r.ARM64.On:
+		r.ARM64.PC = r.ARM64.X[30]
+		return true
+	case e.cfg.bits32():
+		return emulate32(e.cfg.Kernel, &x86dec.Inst{Kind: x86dec.Ret}, r)
+	}
+	return ret(e.cfg.Kernel, r, 0)
 }
 
 // arm plants the places that a call may leave by, those that it was not told
