@@ -129,7 +129,14 @@ func guestEvents(t *testing.T, g *ntguest.Guest, v *vitrine.Guest, k *kernel.Ker
 		return countKind(all, osi.EventExit) >= 1+births && countKind(all, osi.EventThreadExit) >= 2
 	})
 	stop()
+	// The kernel notes an end before it tells of it.
 	told := lives(t, g, mark)
+	for deadline := time.Now().Add(2 * time.Minute); len(told["exit"]) < 1+births || len(told["thread-exit"]) < 2; told = lives(t, g, mark) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the guest tells of %d ends, of threads %d", len(told["exit"]), len(told["thread-exit"]))
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 	if n := len(told["start"]); n != 1+births || len(told["exit"]) != n || len(told["thread-start"]) != 2 || len(told["thread-exit"]) != 2 {
 		t.Errorf("the guest tells of %d starts, %d ends, of threads %d and %d", n, len(told["exit"]), len(told["thread-start"]), len(told["thread-exit"]))
 	}

@@ -66,9 +66,7 @@ func TestGuest(t *testing.T) {
 				}
 			}
 			guestCurrent(t, sys, v, truth)
-			if os.Getenv("VITRINE_TEST_NT_LAYOUTS") != "" {
-				currentAgrees(t, g, sys, v)
-			}
+			currentAgrees(t, g, sys, v)
 			guestEvents(t, g, v, k, sys, truth)
 			guestWithoutLayouts(t, v, truth)
 		})
