@@ -370,3 +370,23 @@ func TestRealTriage(t *testing.T) {
 		t.Errorf("process %q, pid %d: %v, %v", name, pid, err, perr)
 	}
 }
+
+// A core does not tell EFER: a 32-bit system is known by where its interrupt table
+// lies, unless 64-bit code runs.
+func TestQEMUStateOf32Bits(t *testing.T) {
+	for _, c := range []struct {
+		idt  uint64
+		code uint32 // flags of CS
+		want arch.PagingMode
+	}{
+		{0xff40_0000, 0, arch.PagingPAE}, {0xff40_0000, 1 << 21, arch.Paging4Level}, {0xffff_fe00_0000_0000, 0, arch.Paging4Level}, {0, 0, arch.Paging4Level},
+	} {
+		p := qemuState(0x1000)
+		le.PutUint64(p[152+9*24+16:], c.idt)
+		le.PutUint32(p[152+8:], c.code)
+		r, ok := parseQEMUState(p, arch.AMD64)
+		if !ok || r.PagingMode() != c.want || r.IDTBase != c.idt {
+			t.Errorf("IDT at %#x, flags %#x: %v, %v, want %v", c.idt, c.code, r.PagingMode(), ok, c.want)
+		}
+	}
+}

@@ -108,7 +108,8 @@ const (
 // parseQEMUState reads QEMU's note of an x86 processor (QEMUCPUState of
 // target/i386/arch_dump.c): version, size, 18 general registers, 10 segments of
 // 24 bytes, CR0 to CR4. It has no EFER: in a 64-bit core, paging with PAE on is
-// long mode.
+// long mode, unless the interrupt table lies as only that of a 32-bit system does:
+// below 4 GiB, with no 64-bit code running.
 func parseQEMUState(p []byte, a arch.Arch) (r arch.Registers, ok bool) {
 	if len(p) < qemuStateSize || a != arch.AMD64 && a != arch.I386 {
 		return r, false
@@ -121,12 +122,17 @@ func parseQEMUState(p []byte, a arch.Arch) (r arch.Registers, ok bool) {
 	} {
 		*v = c.Uint64()
 	}
+	var flags uint32
 	segment := func() (selector uint16, base uint64) {
 		selector = uint16(c.Uint32())
-		c.Skip(12)
+		c.Skip(4)
+		flags = c.Uint32()
+		c.Skip(4)
 		return selector, c.Uint64()
 	}
 	r.CS, _ = segment()
+	const long = 1 << 21 // of a descriptor: 64-bit code
+	is64 := flags&long != 0
 	r.DS, _ = segment()
 	r.ES, _ = segment()
 	r.FS, r.FSBase = segment()
@@ -142,7 +148,8 @@ func parseQEMUState(p []byte, a arch.Arch) (r arch.Registers, ok bool) {
 	if len(p) >= qemuStateWithGS {
 		r.KernelGSBase = c.Uint64()
 	}
-	if a == arch.AMD64 && r.CR0&arch.CR0PG != 0 && r.CR4&arch.CR4PAE != 0 {
+	is64 = is64 || r.IDTBase == 0 || r.IDTBase>>32 != 0
+	if a == arch.AMD64 && is64 && r.CR0&arch.CR0PG != 0 && r.CR4&arch.CR4PAE != 0 {
 		r.EFER = arch.EFERLMA
 	}
 	return r, c.Err() == nil

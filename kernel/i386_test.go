@@ -1,8 +1,11 @@
 package kernel_test
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -27,7 +30,7 @@ const (
 
 // fakeI386 is a guest that runs the least that looks like a Linux kernel on 32-bit
 // x86, mapped with low memory around it.
-func fakeI386(t testing.TB, mode arch.PagingMode) *fake {
+func fakeI386(t testing.TB, mode arch.PagingMode, noData bool) *fake {
 	t.Helper()
 	f := &fake{Backend: vitrinetest.New(), info: vitrine.Info{Name: "fake", Backend: "fake", Arch: arch.AMD64, CPUs: 1, Live: true}}
 	f.SetLog(false)
@@ -53,6 +56,9 @@ func fakeI386(t testing.TB, mode arch.PagingMode) *fake {
 		name string
 	}{{rodata32, "linux_banner"}, {vars32, "system_state"}, {vars32 + 4, "nr_cpu_ids"}, {vars32 + 8, "__cpu_online_mask"}, {vars32 + 16, "vmcoreinfo_note"},
 		{vars32 + 0x20, "__per_cpu_offset"}, {vars32 + 0x40, "__per_cpu_start"}, {vars32 + 0x44, "current_task"}, {vars32 + 0x80, "__per_cpu_end"}, {end32, "_end"}} {
+		if noData {
+			break
+		}
 		symbols = append(symbols, kt.Symbol{Addr: uint64(f.base) + v.off, Type: 'D', Name: v.name})
 	}
 	s.PutString(f.base+rodata32, "Linux version "+fakeRelease+" (x)\n")
@@ -74,10 +80,7 @@ func fakeI386(t testing.TB, mode arch.PagingMode) *fake {
 
 func TestI386(t *testing.T) {
 	for _, mode := range []arch.PagingMode{arch.PagingPAE, arch.Paging32Bit} {
-		f := fakeI386(t, mode)
-		if mode == arch.Paging32Bit { // which has no bit for it: all is executable
-			f.SetLog(false)
-		}
+		f := fakeI386(t, mode, false)
 		k := describe(t, f.guest(), nil)
 		if k.Arch() != arch.I386 || k.PointerSize() != 4 || k.Paging() != mode || k.Release() != fakeRelease || k.BuildID() != fakeID {
 			t.Errorf("%v: %v, pointers of %d, %v, %q, %q", mode, k.Arch(), k.PointerSize(), k.Paging(), k.Release(), k.BuildID())
@@ -105,7 +108,7 @@ func TestI386(t *testing.T) {
 // A guest whose memory is not write-protected yet, or that has no kernel, is not
 // understood.
 func TestI386NotYet(t *testing.T) {
-	f := fakeI386(t, arch.PagingPAE)
+	f := fakeI386(t, arch.PagingPAE, false)
 	empty := f.NewSpace(arch.PagingPAE)
 	empty.Map(0xc000_0000, 8<<20, vitrinetest.Writable)
 	f.SetRegisters(arch.Registers{CR0: arch.CR0PE | arch.CR0PG, CR4: arch.CR4PAE, CR3: uint64(empty.Root()), RIP: 0xc000_0100, CS: 0x60})
@@ -118,5 +121,42 @@ func TestI386NotYet(t *testing.T) {
 	f.SetRegisters(arch.Registers{CR0: arch.CR0PE | arch.CR0PG, CR4: arch.CR4PAE, CR3: uint64(user.Root()), RIP: 0x4000_0100, CS: 0x23})
 	if k, err := kernel.Describe(t.Context(), f.guest(), &kernel.Options{Wait: -1}); err == nil {
 		t.Errorf("described a program: %v", k.Banner())
+	}
+}
+
+// Variables that the kernel has no symbols of come from the profile, as far from
+// where they were linked as the functions are; from one that disagrees, none.
+func TestProfileSymbols(t *testing.T) {
+	f := fakeI386(t, arch.PagingPAE, true)
+	const slide = 0x20_0000
+	profile := func(spoil bool) string {
+		var symbols strings.Builder
+		for i, s := range kt.Many(kt.I386Linux61, uint64(f.base), 700) {
+			if strings.HasPrefix(s.Name, "init_function_") && s.Type|0x20 == 't' {
+				addr := s.Addr - slide
+				if spoil && i > 350 {
+					addr += 16
+				}
+				fmt.Fprintf(&symbols, "%q: {\"address\": %d}, ", s.Name, addr)
+			}
+		}
+		path := filepath.Join(t.TempDir(), "profile.json")
+		text := fmt.Sprintf(`{"metadata": {"format": "6.2.0"}, "base_types": {}, "enums": {}, "user_types": {},
+			"symbols": {%s "system_state": {"address": %d}, "_end": {"address": %d}, "linux_banner": {"address": 1, "constant_data": %q}}}`,
+			symbols.String(), uint64(f.base)+vars32-slide, uint64(f.base)+end32-slide, base64.StdEncoding.EncodeToString([]byte("Linux version "+fakeRelease+" (x)\n\x00")))
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	k := describe(t, f.guest(), &kernel.Options{Symbols: []string{profile(false)}})
+	s, err := k.Symbol("system_state")
+	_, end := k.Image()
+	if err != nil || s.Addr != f.base+vars32 || end != f.base+end32 || !strings.Contains(k.Facts()["symbols"], "more in the profile") {
+		t.Errorf("system_state %+v, %v; end %v; %q", s, err, end, k.Facts()["symbols"])
+	}
+	k = describe(t, f.guest(), &kernel.Options{Symbols: []string{profile(true)}, Early: true})
+	if s, err := k.Symbol("system_state"); !errors.Is(err, kernel.ErrNoSymbol) || !strings.Contains(strings.Join(k.Missing(), "\n"), "lies elsewhere") {
+		t.Errorf("by a profile that disagrees: %+v, %v; %q", s, err, k.Missing())
 	}
 }

@@ -81,6 +81,7 @@ func (k *Kernel) takeProfile(f *symbolFile, path string) error {
 	}
 	k.types.profile, k.types.by = f.isf, "profile "+filepath.Base(path)
 	k.fact("types", k.types.by)
+	k.takeSymbols(f.isf)
 	return nil
 }
 

@@ -44,6 +44,9 @@ func guests() []testvm.Options {
 	if os.Getenv("VITRINE_TEST_ARM64") != "" {
 		all = append(all, arm64Guests...)
 	}
+	if os.Getenv("VITRINE_TEST_I386") != "" {
+		all = append(all, i386Guests...)
+	}
 	only := os.Getenv("VITRINE_TEST_KERNELS")
 	if only == "" {
 		return all
@@ -55,6 +58,9 @@ func guests() []testvm.Options {
 var arm64Guests = []testvm.Options{
 	{Kernel: "6.12-cloud-arm64", CPUs: 2, CPU: "max,pauth-impdef=on"}, // 52 bits of address, landing pads
 }
+
+// i386Guests have no implants either, nor types of their own.
+var i386Guests = []testvm.Options{{Kernel: "6.1-686-pae", CPUs: 2}}
 
 // target is a guest that has been understood.
 type target struct {

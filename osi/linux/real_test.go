@@ -35,6 +35,9 @@ func guests() []testvm.Options {
 	if os.Getenv("VITRINE_TEST_ARM64") != "" {
 		all = append(all, arm64Guests...)
 	}
+	if os.Getenv("VITRINE_TEST_I386") != "" {
+		all = append(all, i386Guests...)
+	}
 	names := os.Getenv("VITRINE_TEST_KERNELS")
 	if names == "" {
 		return all
@@ -49,6 +52,9 @@ var arm64Guests = []testvm.Options{
 	{Kernel: "6.12-cloud-arm64", CPUs: 2, RAM: testvm.SharedMemfd},
 	{Kernel: "6.12-arm64", CPU: "max,pauth-impdef=on"}, // 52 bits of address
 }
+
+// i386Guests have no BTF, and no implants.
+var i386Guests = []testvm.Options{{Kernel: "6.1-686-pae", CPUs: 2}}
 
 func TestRealGuests(t *testing.T) {
 	for _, o := range guests() {

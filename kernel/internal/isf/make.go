@@ -3,6 +3,7 @@ package isf
 import (
 	"encoding/json"
 	"io"
+	"maps"
 )
 
 // New returns an empty file whose types come from more: it is called, one call at
@@ -90,4 +91,28 @@ func (f *File) symbol(name string) Symbol {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.doc.Symbols[name]
+}
+
+// Address returns where a symbol was linked to lie.
+func (f *File) Address(name string) (uint64, bool) {
+	s := f.symbol(name)
+	return s.Address, s.Address != 0
+}
+
+// Addresses calls yield with every symbol that has an address.
+func (f *File) Addresses(yield func(name string, addr uint64)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for name, s := range f.doc.Symbols {
+		if s.Address != 0 {
+			yield(name, s.Address)
+		}
+	}
+}
+
+// Keep drops the symbols that keep does not want.
+func (f *File) Keep(keep func(name string) bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	maps.DeleteFunc(f.doc.Symbols, func(name string, _ Symbol) bool { return !keep(name) })
 }

@@ -30,8 +30,7 @@ type file struct {
 }
 
 // Open reads the names of all types of a file, which takes a few seconds; what a
-// type is made of is read when it is asked for. The result has the symbol
-// linux_banner too.
+// type is made of is read when it is asked for. The result has the symbols too.
 func Open(name string) (out *isf.File, err error) {
 	defer func() {
 		if rescue(&err, recover()); err != nil {
@@ -61,9 +60,7 @@ func Open(name string) (out *isf.File, err error) {
 	out.Add(func(a *isf.Adder) {
 		a.Base("pointer", isf.BaseType{Size: pointerSize(e)})
 		a.Base("void", isf.BaseType{})
-		if s, ok := banner(e); ok {
-			a.Symbol("linux_banner", s)
-		}
+		addSymbols(a, e)
 	})
 	return out, nil
 }
@@ -85,24 +82,36 @@ func pointerSize(e *elf.File) uint64 {
 // maxBanner bounds the text of linux_banner.
 const maxBanner = 1024
 
-// banner returns the symbol linux_banner and what it holds.
-func banner(e *elf.File) (isf.Symbol, bool) {
+// addSymbols adds the symbols that lie in the image and whose names are theirs
+// alone, linux_banner with what it holds.
+func addSymbols(a *isf.Adder, e *elf.File) {
 	syms, err := e.Symbols()
 	if err != nil {
-		return isf.Symbol{}, false
+		return
+	}
+	seen := make(map[string]int, len(syms))
+	for _, s := range syms {
+		seen[s.Name]++
 	}
 	for _, s := range syms {
-		if s.Name != "linux_banner" || int(s.Section) >= len(e.Sections) {
+		kind := elf.ST_TYPE(s.Info)
+		if seen[s.Name] != 1 || s.Name == "" || s.Section == elf.SHN_UNDEF || int(s.Section) >= len(e.Sections) || kind == elf.STT_SECTION || kind == elf.STT_FILE {
 			continue
 		}
-		sec := e.Sections[s.Section]
-		text := make([]byte, maxBanner)
-		n, _ := sec.ReadAt(text, int64(s.Value-sec.Addr))
-		if i := bytes.IndexByte(text[:n], 0); i >= 0 {
-			return isf.Symbol{Address: s.Value, Content: text[:i+1]}, true
+		out := isf.Symbol{Address: s.Value}
+		if s.Name == "linux_banner" {
+			out.Content = constant(e.Sections[s.Section], s.Value)
 		}
+		a.Symbol(s.Name, out)
 	}
-	return isf.Symbol{}, false
+}
+
+// constant reads a string of a section, with its NUL.
+func constant(sec *elf.Section, at uint64) []byte {
+	text := make([]byte, maxBanner)
+	n, _ := sec.ReadAt(text, int64(at-sec.Addr))
+	i := bytes.IndexByte(text[:n], 0)
+	return text[:i+1]
 }
 
 // readIndex notes where types of each name are.

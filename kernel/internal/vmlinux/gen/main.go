@@ -8,6 +8,8 @@ import (
 	"bufio"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/vitrine-vmi/vitrine/kernel/internal/vmlinux"
 )
@@ -21,6 +23,14 @@ var structures = []string{
 	"ns_common", "proc_ns_operations", "module", "mod_kallsyms", "pid", "pid_namespace", "user_namespace", "nsproxy", "mnt_namespace",
 	"uts_namespace", "ipc_namespace", "time_namespace", "cgroup_namespace", "net", "xa_node", "css_set", "cgrp_cset_link", "cgroup",
 	"cgroup_root", "cgroup_subsys", "cgroup_subsys_state", "kernfs_node", "syscall_metadata", "pt_regs", "thread_info",
+}
+
+// symbols are those that are asked for and that a kernel without CONFIG_KALLSYMS_ALL
+// has no symbols of; beside them some functions are kept, to tell the build by.
+var symbols = []string{
+	"linux_banner", "_text", "_stext", "_end", "init_task", "modules", "init_pid_ns", "init_user_ns", "init_uts_ns", "cgroup_subsys",
+	"special_mapping_vmops", "tk_core", "system_state", "swapper_pg_dir", "__per_cpu_offset", "__per_cpu_start", "__per_cpu_end",
+	"current_task", "__cpu_online_mask", "nr_cpu_ids", "syscalls_metadata", "sys_call_table", "vmcoreinfo_note", "__start_init_task", "__end_init_task",
 }
 
 func main() {
@@ -45,6 +55,9 @@ func run(name string) error {
 		}
 	}
 	f.Enum("system_states", "")
+	f.Keep(func(name string) bool {
+		return slices.Contains(symbols, name) || strings.HasPrefix(name, "__ia32_sys_s") || strings.HasPrefix(name, "vfs_")
+	})
 	w := bufio.NewWriter(os.Stdout)
 	if err := f.Encode(w); err != nil {
 		return err
