@@ -177,8 +177,10 @@ func (w *watcher) expect() {
 const currentProcess = -1
 
 // terminates notes which process a call of NtTerminateProcess ends, and with
-// what. Without a handle it means the other threads of the caller.
+// what. Without a handle it means the other threads of the caller. It looks
+// first: what began just before still has its command line.
 func (w *watcher) terminates(ctx context.Context, h *probe.Hit) {
+	w.look(ctx, -1)
 	handle := int64(h.Arg(0))
 	if !w.s.nt.X64 {
 		handle = int64(int32(handle))
