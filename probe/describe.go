@@ -96,7 +96,7 @@ func (f *facts) describe(task arch.GVA, user *vitrine.AddressSpace) (*Descriptio
 
 func (d *Description) memory(r *reader, mm arch.GVA, o *engine.AboutOffsets, user *vitrine.AddressSpace) {
 	if exe := r.pointer(mm, o.Exe); inKernel(exe) {
-		d.ExeMount, d.ExeEntry = r.pointer(exe, o.ExePath), r.pointer(exe, o.ExePath+8)
+		d.ExeMount, d.ExeEntry = r.pointer(exe, o.ExePath), r.pointer(exe, o.ExePath+r.word())
 	}
 	d.ArgsStart = r.pointer(mm, o.Args)
 	d.ArgsSize = uint64(r.pointer(mm, o.ArgsEnd) - d.ArgsStart)
@@ -126,8 +126,11 @@ func (r *reader) uint(base arch.GVA, off uint64, size int) uint64 {
 	return binary.LittleEndian.Uint64(b[:])
 }
 
+// word is the size of a pointer.
+func (r *reader) word() uint64 { return uint64(max(r.as.Mode().PointerSize(), 4)) }
+
 func (r *reader) pointer(base arch.GVA, off uint64) arch.GVA {
-	return arch.GVA(r.uint(base, off, max(r.as.Mode().PointerSize(), 4)))
+	return arch.GVA(r.uint(base, off, int(r.word())))
 }
 
 func (r *reader) duration(base arch.GVA, off uint64) time.Duration {

@@ -202,7 +202,8 @@ func testAll(t *testing.T, x *target) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	st, err := trace.Calls(ctx, x.g, x.k, x.sys, &trace.CallsOptions{PIDs: []int{opens.PID}, Engine: "trap"}, func(c *event.Call) error {
-		if c.PID != opens.PID || c.Func != x.function(c.Name) {
+		// On 32-bit x86 some functions are called otherwise: clock_gettime32.
+		if c.PID != opens.PID || c.Func != x.function(c.Name) && (x.k.Arch() != arch.I386 || !strings.HasPrefix(c.Func, x.function(""))) {
 			t.Errorf("record %+v", c)
 		}
 		switch {
@@ -394,7 +395,7 @@ func testLoop(t *testing.T, x *target, engine probe.Engine) {
 // checkEvent checks what an entry into openat tells.
 func checkEvent(t *testing.T, loop *trace.Loop, e *trace.Event) {
 	t.Helper()
-	name, abi := "RIP", loop.Guest().Arch()
+	name, abi := "RIP", loop.Kernel().Arch()
 	if abi == arch.ARM64 {
 		name = "PC"
 	}

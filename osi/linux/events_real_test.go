@@ -44,9 +44,9 @@ type recorder struct {
 }
 
 // record watches events until stop.
-func record(t testing.TB, g *vitrine.Guest, engine probe.Engine, o *osi.EventsOptions) *recorder {
+func record(t testing.TB, vm *testvm.VM, g *vitrine.Guest, engine probe.Engine, o *osi.EventsOptions) *recorder {
 	t.Helper()
-	k, err := kernel.Describe(t.Context(), g, nil)
+	k, err := kernel.Describe(t.Context(), g, &kernel.Options{Symbols: vm.Kernel.Symbols()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +164,7 @@ const (
 // testLoops has two shells fork, and then two execute, side by side.
 func testLoops(t *testing.T, vm *testvm.VM, g *vitrine.Guest, engine probe.Engine, nForks, nExecs int) {
 	text := vmtest.SnapshotText(t, vm)
-	r := record(t, g, engine, nil)
+	r := record(t, vm, g, engine, nil)
 	began := time.Now()
 	loops := []*loop{{forks, nForks / 2, 0}, {forks, nForks - nForks/2, 0}, {execs, nExecs / 2, 0}, {execs, nExecs - nExecs/2, 0}}
 	for at := 0; at < len(loops); at += 2 {

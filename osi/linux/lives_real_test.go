@@ -31,7 +31,7 @@ func of(events []osi.Event, pid int) (out []osi.Event) {
 // thread than the first, ends by signals and task changes.
 func testLives(t *testing.T, vm *testvm.VM, g *vitrine.Guest) {
 	text := vmtest.SnapshotText(t, vm)
-	r := record(t, g, probe.Implant, &osi.EventsOptions{Threads: true, TaskChanges: true})
+	r := record(t, vm, g, probe.Implant, &osi.EventsOptions{Threads: true, TaskChanges: true})
 	threads := spawnAndKill(t, vm, "threads", "20")
 	vforks, err := vm.Spawn(t.Context(), "exec", "vforks", "50", "/bin/busybox", "true", "one", "two")
 	if err != nil {
@@ -184,7 +184,7 @@ func checkChanges(t *testing.T, events []osi.Event, tids []int) {
 // compares with the events: who lives all the time must be listed.
 func testListsAgree(t *testing.T, vm *testvm.VM, g *vitrine.Guest, lists int) {
 	text := vmtest.SnapshotText(t, vm)
-	r := record(t, g, probe.Implant, nil)
+	r := record(t, vm, g, probe.Implant, nil)
 	// Two shells, which make some 50 a second together on two busy CPUs.
 	if _, err := vm.SpawnWith(t.Context(), shell("busy", "f() { while :; do sleep 0.3 & usleep 10000; done; }; f & f")); err != nil {
 		t.Fatal(err)
