@@ -288,7 +288,7 @@ func (x *ntTarget) same(t *testing.T, r *event.Call, c *ntguest.Call) {
 	if r.Event != event.Joined || int64(int32(c.Status)) != r.Ret {
 		t.Errorf("%s returned %#x as %s, want %#x", r.Name, r.Ret, r.Event, c.Status)
 	}
-	// By the guest's clock, which begins in 2022 whenever it is booted, and stands still while a hit is dealt with.
+	// By the guest's clock, which begins in 2023 whenever it is booted, and stands still while a hit is dealt with.
 	if apart := r.Time.Sub(filetime(c.Time)).Abs(); apart > time.Minute {
 		t.Errorf("%s at %v, the guest says that it ended at %v", r.Name, r.Time, filetime(c.Time))
 	}
