@@ -2,13 +2,13 @@
 // where it is, its symbols, its types, and how each fact became known.
 //
 // Describe needs nothing but the guest's memory and, where there are any, its
-// registers: no profile, no map file, no agent. It starts from the page table
+// registers: no map file, no agent, and no profile where the kernel has BTF. It starts from the page table
 // that a virtual processor uses, because nobody but the kernel can have put
 // that there; text that looks like a kernel's, and leftovers of earlier boots,
 // do not mislead it. Every fact is compared with others before it is believed.
 //
 // It knows Linux on x86-64, with 4- and 5-level paging, from 5.10 to 7.2 by
-// measurement, and kernels of NT on x86 and x64, from XP on, by the layouts of
+// measurement, on arm64 and on 32-bit x86 6.1, and kernels of NT on x86 and x64, from XP on, by the layouts of
 // 51 builds that it carries. It knows no processes or files: that is package osi.
 //
 // An NT kernel is found from the processors (KPCR, interrupt handlers) or by a
