@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 // int80 makes a system call of 32-bit programs from 64-bit code.
