@@ -37,7 +37,7 @@ func newLooker(t *testing.T, b build, kinds []osi.EventKind) *looker {
 		if e.Err != nil {
 			l.errs++
 		}
-		l.told = append(l.told, fmt.Sprintf("%v %d/%d %s %#x", e.Kind, e.PID, e.TID, e.Name, e.ExitCode))
+		l.told = append(l.told, fmt.Sprintf("%v %d/%d %s %#x", e.Kind, e.PID, e.TID, e.Name, uint32(e.ExitCode))) //nolint:gosec // 32 bits, and an int may have no more
 	}}
 	l.look(t.Context(), -1)
 	return l
