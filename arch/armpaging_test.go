@@ -42,13 +42,7 @@ func TestWalkARM(t *testing.T) {
 	// 39 bits: 0xffffffc008123456 has indexes 256, 64, 291.
 	m.put(0x8000_0000+256*8, 8, 0x4000_3000|table)
 
-	tests := []struct {
-		name string
-		mode PagingMode
-		root GPA
-		va   GVA
-		want Mapping
-	}{
+	checkWalks(t, m, []walkTest{
 		{"page", PagingARM48, 0x4000_1000, 0xffff800008123456, Mapping{0x5555_5456, 1 << 12, true, false, true}},
 		{"text", PagingARM48, 0x4000_1000, 0xffff800008124456, Mapping{0x5555_6456, 1 << 12, false, false, false}},
 		{"2M block", PagingARM48, 0x4000_1000, 0xffff800008323456, Mapping{0x4032_3456, 1 << 21, false, false, false}},
@@ -59,13 +53,7 @@ func TestWalkARM(t *testing.T) {
 		{"user address with a tag", PagingARM48User, 0x6000_0000, 0x5600aaaabbbbdccc, Mapping{0x7777_8ccc, 1 << 12, false, true, false}},
 		{"table forbids user", PagingARM48User, 0x6000_0000, 0x0000aaaafbbbdccc, Mapping{0x7777_8ccc, 1 << 12, false, false, true}},
 		{"39 bits", PagingARM39, 0x8000_0000, 0xffffffc008123456, Mapping{0x5555_5456, 1 << 12, true, false, true}},
-	}
-	for _, tt := range tests {
-		got, err := Walk(m, tt.mode, tt.root, tt.va)
-		if err != nil || got != tt.want {
-			t.Errorf("%s: Walk(%v, %v, %v) = %+v, %v; want %+v", tt.name, tt.mode, tt.root, tt.va, got, err, tt.want)
-		}
-	}
+	})
 	faults := []struct {
 		name  string
 		mode  PagingMode

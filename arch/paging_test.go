@@ -61,13 +61,7 @@ func TestWalk(t *testing.T) {
 	m.put(0xe000+1*4, 4, 0xf000|p|w|u)
 	m.put(0xd000+4*4, 4, 0x0840_0000|p|w|ps|0x3<<13)
 
-	tests := []struct {
-		name string
-		mode PagingMode
-		root GPA
-		va   GVA
-		want Mapping
-	}{
+	checkWalks(t, m, []walkTest{
 		{"4K page", Paging4Level, 0x1000, 0xffff888012345678, Mapping{0x7_7777_7678, 1 << 12, true, false, true}},
 		{"read-only leaf", Paging4Level, 0x1000, 0xffff888012346000, Mapping{0x5000, 1 << 12, false, false, false}},
 		{"2M page", Paging4Level, 0x1000, 0xffff888012456789, Mapping{0x4065_6789, 1 << 21, true, false, false}},
@@ -77,7 +71,20 @@ func TestWalk(t *testing.T) {
 		{"32-bit 4K", Paging32Bit, 0xd000, 0x00c01abc, Mapping{0xfabc, 1 << 12, true, true, false}},
 		{"32-bit 4M PSE-36", Paging32Bit, 0xd000, 0x01012345, Mapping{0x3_0841_2345, 1 << 22, true, false, false}},
 		{"off", PagingOff, 0, 0x1234, Mapping{0x1234, 1 << 12, true, true, false}},
-	}
+	})
+}
+
+// walkTest is an address and what it translates to.
+type walkTest struct {
+	name string
+	mode PagingMode
+	root GPA
+	va   GVA
+	want Mapping
+}
+
+func checkWalks(t *testing.T, m ram, tests []walkTest) {
+	t.Helper()
 	for _, tt := range tests {
 		got, err := Walk(m, tt.mode, tt.root, tt.va)
 		if err != nil || got != tt.want {

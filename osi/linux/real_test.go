@@ -32,6 +32,9 @@ func guests() []testvm.Options {
 		{Kernel: "7.2-cloud", CPUs: 2},
 		{Kernel: "6.1-cloud-arm64", CPUs: 2},
 	}
+	if os.Getenv("VITRINE_TEST_MATRIX") != "" {
+		all = append(all, otherGuests...)
+	}
 	if os.Getenv("VITRINE_TEST_ARM64") != "" {
 		all = append(all, arm64Guests...)
 	}
@@ -45,6 +48,11 @@ func guests() []testvm.Options {
 	return slices.DeleteFunc(all, func(o testvm.Options) bool {
 		return !slices.Contains(strings.Split(names, ","), o.Kernel)
 	})
+}
+
+// otherGuests are the other kernels that Debian ships for x86-64.
+var otherGuests = []testvm.Options{
+	{Kernel: "5.10", CPUs: 2}, {Kernel: "6.1", CPUs: 2}, {Kernel: "6.1-rt", CPUs: 2}, {Kernel: "6.12-cloud", CPUs: 2}, {Kernel: "7.2", CPUs: 2},
 }
 
 // arm64Guests are the other kernels and processors of arm64.

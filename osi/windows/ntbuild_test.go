@@ -120,16 +120,7 @@ func TestGuestOfWrongBuild(t *testing.T) {
 				truth := truthAtBoot(t, g)
 				checkEssentials(t, k, sys, truth)
 				checkRefused(t, k, layout, build)
-				guestProcesses(t, sys, truth)
-				guestModules(t, sys, truth)
-				for i := range truth.Processes {
-					if p := &truth.Processes[i]; p.PID != 0 {
-						guestThreads(t, sys, p)
-						guestLibraries(t, sys, p)
-						guestMappings(t, sys, p)
-						guestHandles(t, sys, p)
-					}
-				}
+				guestLists(t, sys, truth)
 			})
 		}
 	}

@@ -55,21 +55,27 @@ func TestGuest(t *testing.T) {
 			for _, m := range k.Missing() {
 				t.Logf("missing: %s", m)
 			}
-			guestProcesses(t, sys, truth)
-			guestModules(t, sys, truth)
-			for i := range truth.Processes {
-				if p := &truth.Processes[i]; p.PID != 0 {
-					guestThreads(t, sys, p)
-					guestLibraries(t, sys, p)
-					guestMappings(t, sys, p)
-					guestHandles(t, sys, p)
-				}
-			}
+			guestLists(t, sys, truth)
 			guestCurrent(t, sys, v, truth)
 			currentAgrees(t, g, sys, v)
 			guestEvents(t, g, v, k, sys, truth)
 			guestWithoutLayouts(t, v, truth)
 		})
+	}
+}
+
+// guestLists compares all that is listed.
+func guestLists(t *testing.T, sys osi.System, truth *ntguest.Truth) {
+	t.Helper()
+	guestProcesses(t, sys, truth)
+	guestModules(t, sys, truth)
+	for i := range truth.Processes {
+		if p := &truth.Processes[i]; p.PID != 0 {
+			guestThreads(t, sys, p)
+			guestLibraries(t, sys, p)
+			guestMappings(t, sys, p)
+			guestHandles(t, sys, p)
+		}
 	}
 }
 
