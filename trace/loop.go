@@ -55,6 +55,7 @@ type Options struct {
 	Engine   probe.Engine   // "" and probe.Auto: the best that works
 	Delivery probe.Delivery // "": Sync, so that handlers may change what the guest does
 	Filter   *probe.Filter  // whose calls the handlers are called for; nil means everybody's
+	Symbols  []string       // of a guest that the loop describes by itself: see kernel.Options
 }
 
 // Loop calls handlers when functions of a guest's kernel are entered and
@@ -329,7 +330,7 @@ func (l *Loop) await(ctx context.Context) error {
 	if l.Kernel() != nil {
 		return nil
 	}
-	k, err := kernel.Describe(ctx, l.g, &kernel.Options{Wait: bootWait})
+	k, err := kernel.Describe(ctx, l.g, &kernel.Options{Wait: bootWait, Symbols: l.opts.Symbols})
 	if err != nil {
 		return err
 	}

@@ -126,6 +126,9 @@ func TestGuests(t *testing.T) {
 			if x.k.Arch() == arch.I386 || x.vm.Options.Also32 && (i == 0 || os.Getenv("VITRINE_TEST_TRACE") == "all") {
 				t.Run("ia32", func(t *testing.T) { testIA32(t, x) })
 			}
+			if x.k.Arch() == arch.I386 { // no BTF: it takes a profile
+				t.Run("loop alone", func(t *testing.T) { testLoopAlone(t, x) })
+			}
 			t.Run("calls", func(t *testing.T) { testCalls(t, x) })
 			if x.g.Arch() != arch.ARM64 || os.Getenv("VITRINE_TEST_ARM64") != "" {
 				t.Run("all", func(t *testing.T) { testAll(t, x) })
@@ -492,6 +495,30 @@ func newLoop(t *testing.T, vm *testvm.VM) *trace.Loop {
 	}
 	t.Cleanup(func() { loop.Close() })
 	return loop
+}
+
+// testLoopAlone has a loop describe the guest by itself.
+func testLoopAlone(t *testing.T, x *target) {
+	vmtest.Spawn(t, x.vm, "getppid", "alone")
+	loop, err := trace.New(x.g, nil, nil, &trace.Options{Symbols: x.vm.Kernel.Symbols()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer loop.Close()
+	err = loop.Handle("getppid", func(e *trace.Event) any {
+		if e.Comm() == "w-getppid" {
+			e.Loop().Quit()
+		}
+		return nil
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := loop.Run(ctx); err != nil || ctx.Err() != nil || loop.OSType() != trace.Linux {
+		t.Errorf("%v, %v; a guest of %v", err, ctx.Err(), loop.OSType())
+	}
 }
 
 // A loop is given a guest that is only just starting. After a reset the kernel lies elsewhere: the same loop finds it
