@@ -320,3 +320,11 @@ func TestAgrees(t *testing.T) {
 		}
 	}
 }
+
+func TestLasting(t *testing.T) {
+	for name, want := range map[string]string{"kworker/0:1H-kblockd": "kworker/0:1H", "kworker/u4:2+events_unbound": "kworker/u4:2", "kworker/1:0": "kworker/1:0", "a-b": "a-b"} {
+		if got := lasting(name); got != want {
+			t.Errorf("lasting(%q) = %q, want %q", name, got, want)
+		}
+	}
+}

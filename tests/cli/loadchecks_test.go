@@ -22,7 +22,8 @@ func finished(calls []*event.Call) []*event.Call {
 // checkOpener checks each turn: open what is there, close it, open in vain.
 func checkOpener(t *testing.T, records []event.Call, w *loaded) {
 	t.Helper()
-	all := of(records, func(c *event.Call) bool { return c.PID == w.open.PID && c.Name != "read" && c.Name != "write" })
+	// Go's runtime in it reads, writes and starts threads as it likes.
+	all := of(records, func(c *event.Call) bool { return c.PID == w.open.PID && (c.Name == "openat" || c.Name == "close") })
 	calls := finished(all)
 	if len(all)-len(calls) > 1 {
 		t.Errorf("opener: %d calls have not returned", len(all)-len(calls))
