@@ -144,10 +144,9 @@ func (k *Kernel) findModules(im *image) (found arch.GVA, ok bool) {
 // Marks of a timekeeper: it starts a cache line after its sequence count, and the
 // wall clock it shows is one of these years.
 const (
-	keeperAlign  = 64
-	keeperBehind = 8 // until 6.13 gave the pair a type of its own
-	year2001     = 1_000_000_000
-	year2100     = 4_102_444_800
+	keeperAlign = 64
+	year2001    = 1_000_000_000
+	year2100    = 4_102_444_800
 )
 
 // findTimekeeper looks for the kernel's clock: its wall-clock seconds are its
@@ -166,9 +165,10 @@ func (k *Kernel) findTimekeeper(im *image) (found arch.GVA, ok bool) {
 	if k.types.Has("tk_data", "timekeeper") || size > arch.PageSize {
 		return 0, false
 	}
+	behind := k.timekeeperBehind()
 	im.eachWritable(func(va arch.GVA, p []byte) bool {
-		for i := uint64(0); i+keeperBehind+size <= uint64(len(p)); i += keeperAlign {
-			get := func(f Field) uint64 { return binary.LittleEndian.Uint64(p[i+keeperBehind+f.Offset:]) }
+		for i := uint64(0); i+behind+size <= uint64(len(p)); i += keeperAlign {
+			get := func(f Field) uint64 { return binary.LittleEndian.Uint64(p[i+behind+f.Offset:]) }
 			wall, mono, offset := get(at.wall), get(at.mono), get(at.offset)/1_000_000_000
 			if wall < year2001 || wall > year2100 || mono > wall || get(at.clock)>>63 == 0 {
 				continue

@@ -52,9 +52,7 @@ func findWallClock(k *kernel.Kernel) (*wallClock, error) {
 	return findTimekeeper(k)
 }
 
-// findTimekeeper finds a Linux kernel's timekeeper. Until 6.12 it lies behind a
-// sequence count of 32 bits in tk_core; 6.13 gave the pair a type of its own, and
-// 6.17 made it the first of an array.
+// findTimekeeper finds a Linux kernel's timekeeper.
 func findTimekeeper(k *kernel.Kernel) (*wallClock, error) {
 	c := &wallClock{as: k.AddressSpace()}
 	for _, want := range []struct {
@@ -67,17 +65,9 @@ func findTimekeeper(k *kernel.Kernel) (*wallClock, error) {
 		}
 		*want.to = f.Offset
 	}
-	behind := arch.GVA(k.PointerSize()) // 64-bit numbers are aligned to 4 bytes on 32-bit x86
-	if f, err := k.Types().Field("tk_data", "timekeeper"); err == nil {
-		behind = arch.GVA(f.Offset)
-	}
-	for _, name := range []string{"tk_core", "timekeeper_data"} {
-		if s, err := k.Symbol(name); err == nil {
-			c.seq, c.keeper = s.Addr, s.Addr+behind
-			return c, nil
-		}
-	}
-	return nil, errors.New("find timekeeper: the kernel has none of the known names")
+	var err error
+	c.seq, c.keeper, err = k.Timekeeper()
+	return c, err
 }
 
 // at returns the time when the guest has run for ran, by the clock of the

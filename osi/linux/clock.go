@@ -16,33 +16,21 @@ import (
 // time of boot is their difference: the kernel's own getboottime64, and "btime"
 // in /proc/stat. Setting the guest's clock moves it, and with it all start times.
 
-// timekeeperOffset returns where the timekeeper lies behind its 32-bit sequence
-// count, until 6.13 gave the pair a type of its own (tk_data): on 32-bit x86,
-// 64-bit numbers are aligned to 4 bytes.
-func (s *system) timekeeperOffset() arch.GVA { return s.words(1) }
-
 // findTimekeeper returns the address of the kernel's core timekeeper, 0 when it
 // is not found or does not look like one.
 func (s *system) findTimekeeper(ctx context.Context) arch.GVA {
 	if !s.l.timekeeper.offsReal.ok() || !s.l.timekeeper.offsBoot.ok() {
 		return 0
 	}
-	off := s.timekeeperOffset()
-	if s.l.tkData.timekeeper.ok() {
-		off = arch.GVA(s.l.tkData.timekeeper.off)
+	sequence, at, err := s.k.Timekeeper()
+	if err != nil {
+		return 0
 	}
-	// 6.17 made tk_core the first of an array.
-	for _, name := range []string{"tk_core", "timekeeper_data"} {
-		base, err := s.k.Symbol(name)
-		if err != nil {
-			continue
-		}
-		if err := retry(ctx, s.kernel, func() error { return s.checkTimekeeper(base + off) }); err == nil {
-			s.tkSequence = base
-			return base + off
-		}
+	if err := retry(ctx, s.kernel, func() error { return s.checkTimekeeper(at) }); err != nil {
+		return 0
 	}
-	return 0
+	s.tkSequence = sequence
+	return at
 }
 
 // checkTimekeeper fails unless the wall clock's whole seconds agree with the

@@ -33,6 +33,11 @@ func (f *madeUp) Symbol(name string) (arch.GVA, error) {
 	return 0, fmt.Errorf("no symbol %s", name)
 }
 
+func (f *madeUp) Timekeeper() (sequence, timekeeper arch.GVA, err error) {
+	at, err := f.Symbol("tk_core")
+	return at, at + 8, err
+}
+
 func (f *madeUp) PerCPU(name string, cpu int) (arch.GVA, error) {
 	if all := f.perCPU[name]; cpu < len(all) {
 		return all[cpu], nil
@@ -59,14 +64,14 @@ var fixed = map[string]member{
 	"maple_arange_64.pivot": {8, 72}, "maple_arange_64.slot": {80, 80},
 	"module.mem": {200, 72}, "module.mem[0].base": {200, 8}, "module.mem[0].size": {212, 4}, "module.mem[1].base": {224, 8},
 	"xa_node.slots": {40, 512}, "pid.numbers": {128, 0}, "cgroup_root.name": {500, 64},
-	"tk_data.timekeeper": {8, 64}, "anon_vma_name.name": {4, 0},
+	"anon_vma_name.name": {4, 0},
 }
 
 // oldOnly and newOnly are members that kernels from 6.4 on no longer, and
 // kernels before 6.1 not yet, have.
 var (
 	oldOnly = []string{"mm_struct.mmap", "mm_struct.mm_rb", "vm_area_struct.vm_next", "vm_area_struct.vm_prev", "vm_area_struct.vm_rb", "module.core_layout", "module.init_layout", "task_struct.state", "dentry.d_iname"}
-	newOnly = []string{"mm_struct.mm_mt", "maple_", "module.mem", "task_struct.__state", "task_struct.worker_private", "kthread.full_name", "dentry.d_shortname", "tk_data", "backing_file", "vm_area_struct.anon_name", "vm_area_struct.shared", "pcpu_hot"}
+	newOnly = []string{"mm_struct.mm_mt", "maple_", "module.mem", "task_struct.__state", "task_struct.worker_private", "kthread.full_name", "dentry.d_shortname", "backing_file", "vm_area_struct.anon_name", "vm_area_struct.shared", "pcpu_hot"}
 )
 
 // makeUp describes a kernel: of today, or from before 6.1.

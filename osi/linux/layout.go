@@ -17,6 +17,8 @@ type facts interface {
 	Symbol(name string) (arch.GVA, error)
 	// PerCPU returns the address of a processor's instance of a variable.
 	PerCPU(name string, cpu int) (arch.GVA, error)
+	// Timekeeper returns the addresses of the clock's sequence count and of the clock.
+	Timekeeper() (sequence, timekeeper arch.GVA, err error)
 }
 
 // member is where a member lies in its structure. The zero member is absent.
@@ -170,10 +172,6 @@ type layout struct {
 		shape
 		offsReal, offsBoot, xtimeSec, ktimeSec member
 	}
-	tkData struct { // 6.13
-		shape
-		timekeeper member
-	}
 	confine  confineLayout
 	runqueue struct { // where processors keep no pointer to their task in memory: arm64
 		shape
@@ -229,7 +227,6 @@ func (l *layout) taskGroups() []group {
 			{&tk.offsReal, "?offs_real"}, {&tk.offsBoot, "?offs_boot"},
 			{&tk.xtimeSec, "?xtime_sec"}, {&tk.ktimeSec, "?ktime_sec"},
 		}},
-		{"?tk_data", &l.tkData.shape, []row{{&l.tkData.timekeeper, "?timekeeper"}}},
 		{"?cfs_rq", &cfs, []row{{&l.runqueue.rq, "?rq"}}}, // CONFIG_FAIR_GROUP_SCHED
 		{"?rq", &l.runqueue.shape, []row{{&l.runqueue.cpu, "?cpu"}, {&l.runqueue.curr, "?curr"}}},
 		{"?pcpu_hot", &l.pcpuHot.shape, []row{{&l.pcpuHot.current, "?current_task"}}},

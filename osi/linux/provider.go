@@ -62,3 +62,4 @@ func (d described) Symbol(name string) (arch.GVA, error) {
 }
 
 func (d described) PerCPU(name string, cpu int) (arch.GVA, error) { return d.k.PerCPU(name, cpu) }
+func (d described) Timekeeper() (arch.GVA, arch.GVA, error)       { return d.k.Timekeeper() }
