@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/arch"
+	"github.com/vitrine-vmi/vitrine/tests/ntguest"
 )
 
 // openBytes opens an image of these bytes until the end of the test.
@@ -347,15 +347,13 @@ func TestTriage(t *testing.T) {
 	}
 }
 
-// realTriage is a crash dump of Windows 10, which this project does not contain.
-const realTriage = "VITRINE_TEST_NT_DUMP"
-
+// A crash dump of Windows 10, which this project does not contain.
 func TestRealTriage(t *testing.T) {
-	path := os.Getenv(realTriage)
-	if path == "" {
-		t.Skipf("skipped: no crash dump; it runs with %s set to the triage dump of build 19041", realTriage)
+	data, err := ntguest.DataDir()
+	if err != nil {
+		t.Skipf("skipped: no crash dump; it runs with the folder of the reference data: %v", err)
 	}
-	g, err := Open(t.Context(), path, nil)
+	g, err := Open(t.Context(), filepath.Join(data, "nt-dumps", "win10-19041-x64-triage.dmp"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,34 +11,22 @@ import (
 	"github.com/vitrine-vmi/vitrine/dump"
 	"github.com/vitrine-vmi/vitrine/kernel"
 	"github.com/vitrine-vmi/vitrine/osi"
+	"github.com/vitrine-vmi/vitrine/tests/ntguest"
 )
 
-// dataEnv names the folder with reference data of NT that this project does
-// not contain: nt-dumps is a folder in it.
-const dataEnv = "VITRINE_NT_DATA"
-
-// reference returns a file of the reference data, or skips the test. Without
-// the variable it looks beside the checkout, at shared/data.
+// reference returns a file of the reference data of NT, which this project does
+// not contain, or skips the test.
 func reference(t *testing.T, name string) string {
 	t.Helper()
-	places := []string{os.Getenv(dataEnv)}
-	if dir, err := os.Getwd(); err == nil {
-		for ; filepath.Dir(dir) != dir; dir = filepath.Dir(dir) {
-			places = append(places, filepath.Join(dir, "shared", "data"))
-		}
+	dir, err := ntguest.DataDir()
+	if err != nil {
+		t.Skipf("skipped: no %s; it runs with the folder of the reference data: %v", name, err)
 	}
-	for _, p := range places {
-		if f := filepath.Join(p, name); p != "" && exists(f) {
-			return f
-		}
+	file := filepath.Join(dir, name)
+	if _, err := os.Stat(file); err != nil {
+		t.Skipf("skipped: %v; it runs with the whole of the reference data", err)
 	}
-	t.Skipf("skipped: no %s; it runs with %s set to the folder of the reference data", name, dataEnv)
-	return ""
-}
-
-func exists(name string) bool {
-	_, err := os.Stat(name)
-	return err == nil
+	return file
 }
 
 // A real crash dump, with its exact symbols and without: the same answer.
