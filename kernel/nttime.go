@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"errors"
+	"time"
 
 	vitrine "github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/arch"
@@ -12,6 +13,21 @@ const (
 	sharedInterruptTime = 0x08
 	sharedSystemTime    = 0x14
 )
+
+// FiletimeUnix is how many units of 100 ns lie between 1601, from which NT counts
+// its times, and 1970.
+const FiletimeUnix = 116_444_736_000_000_000
+
+const filetimePerSecond = 10_000_000
+
+// Filetime returns the time in UTC that NT notes as v (FILETIME, minwinbase.h),
+// the zero time for 0.
+func Filetime(v uint64) time.Time {
+	if v == 0 {
+		return time.Time{}
+	}
+	return time.Unix(int64(v/filetimePerSecond)-FiletimeUnix/filetimePerSecond, int64(v%filetimePerSecond)*100).UTC()
+}
 
 // errTorn says that a time was being written.
 var errTorn = errors.New("time is just being written")

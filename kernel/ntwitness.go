@@ -86,11 +86,8 @@ func (b *ntBuilder) settleByWitnesses() {
 		what: "it leads to a path", check: func(off uint64) bool { return b.some(off, b.isPath) }})
 }
 
-// filetimeEpoch is 1601, from which NT counts in units of 100 ns.
-var filetimeEpoch = time.Date(1601, 1, 1, 0, 0, 0, 0, time.UTC).Unix()
-
 func plausibleTime(v uint64) bool {
-	s := int64(v/10_000_000) + filetimeEpoch
+	s := Filetime(v).Unix()
 	return s > time.Date(1996, 1, 1, 0, 0, 0, 0, time.UTC).Unix() && s < time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC).Unix()
 }
 

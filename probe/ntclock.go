@@ -15,21 +15,16 @@ type ntTicks struct {
 	shared arch.GVA // KUSER_SHARED_DATA
 }
 
-const (
-	// from1601 is how many units lie between 1601, from which SystemTime counts,
-	// and 1970.
-	from1601 = 116_444_736_000_000_000
-	ntUnit   = 100 * time.Nanosecond
-)
+const ntUnit = 100 * time.Nanosecond // of NT's times
 
 // read returns the reading of the kernel's last tick, nothing before its first.
 func (n *ntTicks) read() (reading, bool) {
 	mono, wall, err := kernel.NTTimes(n.as, n.shared)
-	const maxWall = from1601 + uint64(1<<62/ntUnit)
-	if err != nil || wall <= from1601 || wall > maxWall || mono > maxWall-from1601 {
+	const maxWall = kernel.FiletimeUnix + uint64(1<<62/ntUnit)
+	if err != nil || wall <= kernel.FiletimeUnix || wall > maxWall || mono > maxWall-kernel.FiletimeUnix {
 		return reading{}, false
 	}
 	r := reading{mono: time.Duration(mono) * ntUnit}
-	r.real = time.Duration(wall-from1601)*ntUnit - r.mono
+	r.real = time.Duration(wall-kernel.FiletimeUnix)*ntUnit - r.mono
 	return r, true
 }

@@ -328,7 +328,7 @@ func (w *watcher) see(ctx context.Context, p *process, cpu int) {
 		w.seeThreads(l, p, threads, err)
 	}
 	if p.exited {
-		w.exit(l, filetime(p.u64(w.s.l.process.exited)), p.u32(w.s.l.process.exitStatus), nil)
+		w.exit(l, kernel.Filetime(p.u64(w.s.l.process.exited)), p.u32(w.s.l.process.exitStatus), nil)
 	}
 }
 
@@ -388,7 +388,7 @@ func (w *watcher) vanished(l *life) {
 // now returns the guest's time, the host's where that can't be read.
 func (s *system) now() time.Time {
 	if _, v, err := kernel.NTTimes(s.kernel, s.nt.SharedData); err == nil && v != 0 {
-		return filetime(v)
+		return kernel.Filetime(v)
 	}
 	return time.Now()
 }

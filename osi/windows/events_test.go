@@ -189,7 +189,7 @@ func sameStarts(t *testing.T, all []osi.Event, told []said, truth *ntguest.Truth
 		if len(p.Threads) > 0 {
 			tid = p.Threads[0].TID
 		}
-		want = append(want, seen{p.PID, p.PPID, tid, p.Image, exe, strings.Join(splitCommand(p.CommandLine), " "), filetime(uint64(p.Created)), ids[p.PPID]})
+		want = append(want, seen{p.PID, p.PPID, tid, p.Image, exe, strings.Join(splitCommand(p.CommandLine), " "), kernel.Filetime(uint64(p.Created)), ids[p.PPID]})
 	}
 	if diff := gocmp.Diff(want, got); diff != "" {
 		t.Errorf("starts (-guest +events):\n%s", diff)
@@ -218,7 +218,7 @@ func checkEnd(t *testing.T, all []osi.Event, kind osi.EventKind, s said) {
 		if e.PID != s.PID || s.TID != 0 && e.TID != s.TID {
 			continue
 		}
-		if late := e.Time.Sub(filetime(uint64(s.Time))); late < 0 || late > time.Minute {
+		if late := e.Time.Sub(kernel.Filetime(uint64(s.Time))); late < 0 || late > time.Minute {
 			t.Errorf("%v of %d at %v, %v after the guest", kind, e.PID, e.Time, late)
 		}
 		if e.Err == nil && e.ExitCode != int(s.Status) || e.Err != nil && kind == osi.EventExit {

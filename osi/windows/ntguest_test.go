@@ -160,7 +160,7 @@ func guestProcesses(t *testing.T, sys osi.System, truth *ntguest.Truth) {
 	}
 	for _, p := range truth.Processes {
 		if p.PID != 0 {
-			want = append(want, seenProcess{p.PID, p.PPID, p.Session, len(p.Handles), len(p.Threads), p.Image, p.Path, p.CommandLine, p.SID, p.WOW64, filetime(uint64(p.Created))})
+			want = append(want, seenProcess{p.PID, p.PPID, p.Session, len(p.Handles), len(p.Threads), p.Image, p.Path, p.CommandLine, p.SID, p.WOW64, kernel.Filetime(uint64(p.Created))})
 		}
 	}
 	if diff := gocmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {

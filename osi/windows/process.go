@@ -10,6 +10,7 @@ import (
 
 	"github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/arch"
+	"github.com/vitrine-vmi/vitrine/kernel"
 	"github.com/vitrine-vmi/vitrine/osi"
 )
 
@@ -193,7 +194,7 @@ func (s *system) process(as *vitrine.AddressSpace, p *process) osi.Process {
 	l := &s.l.process
 	out := osi.Process{
 		Handle: s.handleOf(p), PID: p.pid, PPID: p.parent, Name: s.name(p), KThread: p.kernelOnly,
-		Threads: max(1, int(p.u32(l.active))), StartTime: filetime(p.u64(l.created)), WOW64: p.ptr(l.wow64) != 0,
+		Threads: max(1, int(p.u32(l.active))), StartTime: kernel.Filetime(p.u64(l.created)), WOW64: p.ptr(l.wow64) != 0,
 		Compat: p.ptr(l.wow64) != 0,
 	}
 	if p.exited {
@@ -251,19 +252,6 @@ func (s *system) parameter(user *vitrine.AddressSpace, p *process, m member) (st
 		return "", err
 	}
 	return s.str(user, params+m.off)
-}
-
-// filetimeEpoch is 1601-01-01, from which NT counts in units of 100 ns.
-var filetimeEpoch = time.Date(1601, 1, 1, 0, 0, 0, 0, time.UTC)
-
-const perSecond = 10_000_000
-
-// filetime returns the time of a FILETIME, the zero time for 0.
-func filetime(v uint64) time.Time {
-	if v == 0 {
-		return time.Time{}
-	}
-	return time.Unix(filetimeEpoch.Unix()+int64(v/perSecond), int64(v%perSecond)*100).UTC()
 }
 
 // splitCommand splits a command line as CommandLineToArgvW does: by blanks

@@ -139,7 +139,7 @@ func (b build) truth(g *nttest.Guest) *providertest.Truth {
 	file := func(fd int, kind, path string, access uint32, pos int64) osi.File {
 		return osi.File{FD: fd, Type: kind, Path: path, Flags: access, Pos: pos}
 	}
-	start := func(n uint64) time.Time { return filetime(created + n) }
+	start := func(n uint64) time.Time { return kernel.Filetime(created + n) }
 	libraries := map[int][]osi.Library{}
 	for _, p := range g.Processes {
 		for _, l := range append(p.Libraries, p.Libs32...) {

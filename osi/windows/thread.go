@@ -9,6 +9,7 @@ import (
 
 	"github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/arch"
+	"github.com/vitrine-vmi/vitrine/kernel"
 	"github.com/vitrine-vmi/vitrine/osi"
 )
 
@@ -111,11 +112,11 @@ func (s *system) thread(t *thread, p *process) osi.Thread {
 	h.Task = t.addr
 	created := t.u64(l.created)
 	// Until 2003 the time stands above three bits of something else.
-	if filetime(created).Year() > 2200 && filetime(created>>3).Year() < 2200 {
+	if kernel.Filetime(created).Year() > 2200 && kernel.Filetime(created>>3).Year() < 2200 {
 		created >>= 3
 	}
 	return osi.Thread{Handle: h, TID: t.tid, PID: p.pid, PPID: p.parent, Name: s.name(p), State: s.state(t), KThread: p.kernelOnly,
-		StartTime: filetime(created), VCPU: int(t.uint(l.processor, 1)), ID: osi.MakeID(t.tid, time.Duration(created))}
+		StartTime: kernel.Filetime(created), VCPU: int(t.uint(l.processor, 1)), ID: osi.MakeID(t.tid, time.Duration(created))}
 }
 
 // state returns the state of a thread by the letters of osi: KTHREAD_STATE is

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/vitrine-vmi/vitrine/arch"
+	"github.com/vitrine-vmi/vitrine/kernel"
 	"github.com/vitrine-vmi/vitrine/osi"
 )
 
@@ -86,7 +87,7 @@ func (w *watcher) threadExit(l *life, st *strand, t *thread) {
 	e := w.threadEvent(osi.EventThreadExit, l, st, at)
 	if t != nil {
 		// Its place is that of a list until the thread ends.
-		if exited := filetime(t.u64(w.s.l.thread.exited)); !exited.After(at) && !exited.Before(st.rec.StartTime) {
+		if exited := kernel.Filetime(t.u64(w.s.l.thread.exited)); !exited.After(at) && !exited.Before(st.rec.StartTime) {
 			e.Time = exited
 		}
 		e.ExitCode = int(t.u32(w.s.l.thread.exitStatus))
