@@ -11,24 +11,23 @@ const (
 	oCloseExec  = 0o2000000
 )
 
-// openFlagNames is in the order in which strace shows them. O_SYNC and
-// O_TMPFILE hold the bits of O_DSYNC and O_DIRECTORY and come before them.
-var openFlagNames = []openFlag{
-	{0o100, "O_CREAT"}, {0o200, "O_EXCL"}, {0o400, "O_NOCTTY"}, {0o1000, "O_TRUNC"},
-	{0o2000, "O_APPEND"}, {0o4000, "O_NONBLOCK"}, {0o4010000, "O_SYNC"}, {0o10000, "O_DSYNC"},
-	{0o20000, "O_ASYNC"}, {0o40000, "O_DIRECT"}, {0o100000, "O_LARGEFILE"},
-	{0o20200000, "O_TMPFILE"}, {0o200000, "O_DIRECTORY"}, {0o400000, "O_NOFOLLOW"},
-	{0o1000000, "O_NOATIME"}, {oCloseExec, "O_CLOEXEC"}, {0o10000000, "O_PATH"},
-}
+// The flags of open(2), for x86 and for arm64, which has other numbers for four
+// of them (arch/arm64/include/uapi/asm/fcntl.h).
+var (
+	openFlagNames = flagNames(0o40000, 0o100000, 0o200000, 0o400000)
+	armFlagNames  = flagNames(0o200000, 0o400000, 0o40000, 0o100000)
+)
 
-// armFlagNames are the same for arm64, which has other numbers for four of them
-// (arch/arm64/include/uapi/asm/fcntl.h).
-var armFlagNames = []openFlag{
-	{0o100, "O_CREAT"}, {0o200, "O_EXCL"}, {0o400, "O_NOCTTY"}, {0o1000, "O_TRUNC"},
-	{0o2000, "O_APPEND"}, {0o4000, "O_NONBLOCK"}, {0o4010000, "O_SYNC"}, {0o10000, "O_DSYNC"},
-	{0o20000, "O_ASYNC"}, {0o200000, "O_DIRECT"}, {0o400000, "O_LARGEFILE"},
-	{0o20040000, "O_TMPFILE"}, {0o40000, "O_DIRECTORY"}, {0o100000, "O_NOFOLLOW"},
-	{0o1000000, "O_NOATIME"}, {oCloseExec, "O_CLOEXEC"}, {0o10000000, "O_PATH"},
+// flagNames returns the flags in the order in which strace shows them. O_SYNC and
+// O_TMPFILE hold the bits of O_DSYNC and O_DIRECTORY and come before them.
+func flagNames(direct, largeFile, directory, noFollow uint32) []openFlag {
+	return []openFlag{
+		{0o100, "O_CREAT"}, {0o200, "O_EXCL"}, {0o400, "O_NOCTTY"}, {0o1000, "O_TRUNC"},
+		{0o2000, "O_APPEND"}, {0o4000, "O_NONBLOCK"}, {0o4010000, "O_SYNC"}, {0o10000, "O_DSYNC"},
+		{0o20000, "O_ASYNC"}, {direct, "O_DIRECT"}, {largeFile, "O_LARGEFILE"},
+		{0o20000000 | directory, "O_TMPFILE"}, {directory, "O_DIRECTORY"}, {noFollow, "O_NOFOLLOW"},
+		{0o1000000, "O_NOATIME"}, {oCloseExec, "O_CLOEXEC"}, {0o10000000, "O_PATH"},
+	}
 }
 
 type openFlag struct {
