@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vitrine-vmi/vitrine"
 	"github.com/vitrine-vmi/vitrine/dump"
 	"github.com/vitrine-vmi/vitrine/kernel"
 	"github.com/vitrine-vmi/vitrine/osi"
@@ -75,20 +76,28 @@ func mutatedImages(t *testing.T, path string) {
 // piece is a part of a file where damage tells.
 type piece struct{ off, size int64 }
 
+// openImage opens an image by the library and describes its kernel.
+func openImage(t *testing.T, path string) (*vitrine.Guest, *kernel.Kernel) {
+	t.Helper()
+	g, err := dump.Open(t.Context(), path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := kernel.Describe(t.Context(), g, nil)
+	if err != nil {
+		g.Close()
+		t.Fatal(err)
+	}
+	return g, k
+}
+
 // telling returns pieces of an image: its headers, the kernel's image, a page
 // table, and what is around the records of processes.
 func telling(t *testing.T, path string) []piece {
 	t.Helper()
 	c := openCore(t, path)
-	g, err := dump.Open(t.Context(), path, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	g, k := openImage(t, path)
 	defer g.Close()
-	k, err := kernel.Describe(t.Context(), g, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
 	sys, err := osi.Open(t.Context(), g, k, nil)
 	if err != nil {
 		t.Fatal(err)

@@ -10,7 +10,6 @@ import (
 
 	"github.com/cilium/ebpf/btf"
 
-	"github.com/vitrine-vmi/vitrine/dump"
 	"github.com/vitrine-vmi/vitrine/kernel"
 )
 
@@ -56,14 +55,8 @@ func imageWithoutBTF(t *testing.T, path string) {
 func btfOf(t *testing.T, path string) (k *kernel.Kernel, blob []byte, off int64) {
 	t.Helper()
 	c := openCore(t, path)
-	g, err := dump.Open(t.Context(), path, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	g, k := openImage(t, path)
 	defer g.Close()
-	if k, err = kernel.Describe(t.Context(), g, nil); err != nil {
-		t.Fatal(err)
-	}
 	start, err := k.Symbol("__start_BTF")
 	stop, err2 := k.Symbol("__stop_BTF")
 	if err != nil || err2 != nil {
